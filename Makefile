@@ -37,8 +37,13 @@ bench: $(READY) ## Run benchmarks beside their peers (ARGS="all --quick", ARGS="
 test: $(READY) ## Run the tests, in three processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
+.PHONY: release
+release: $(READY) ## Build the wheels and the folder for Flower Hub into dist
+	$(BIN)/python -m tools.release dist
+
 .PHONY: release-check
-release-check: $(READY) ## Install the wheel into an empty environment, run the examples there (gigabytes)
+release-check: $(READY) ## Install every extra into an empty environment, run the examples there (gigabytes)
+	$(BIN)/python -m tools.environments $(ARGS)
 	$(BIN)/python -m pytest tests/integration/test_examples_installed.py --empty-environment
 
 .PHONY: check

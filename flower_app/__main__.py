@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 
 from flower_app.errors import CommandFailedError, DataError, SettingError
 from privacy.command_line import CommandParser
+from privacy.errors import MissingExtraError
+from privacy.imports import needing
 
 COMMANDS = {
     "new": ("new", "write a project for your own data: a task.toml, and a table to try"),
@@ -39,6 +42,9 @@ COMMANDS = {
 
 Only the module of the given command is imported: some import PyTorch.
 """
+
+_EXTRAS = {"ask": "owner", "page": "service", "serve": "service", "token": "service"}
+"""What brings all that a command needs; the whole app's does for the others."""
 
 
 class OutputLostError(Exception):
@@ -102,7 +108,33 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
 
 
+@contextlib.contextmanager
+def _compilations_told() -> Iterator[None]:
+    """Say on the standard error when kernels are compiled: a command then waits for seconds."""
+    log, handler = logging.getLogger("privacy.kernels"), logging.StreamHandler(sys.stderr)
+    level, passed_on = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = passed_on
+
+
 def _command(given: list[str]) -> int:
+    name = given[0] if given else ""
+    try:
+        with needing(f"python -m flower_app {name}", extra=_EXTRAS.get(name, "app")):
+            return _run(given)
+    except MissingExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(given: list[str]) -> int:
     parser = CommandParser(
         prog="python -m flower_app",
         description="Private federated learning, and encrypted questions to the result.",
@@ -117,7 +149,8 @@ def _command(given: list[str]) -> int:
     # SIGTERM too ends the processes that we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return int(options.run(options))
+        with _compilations_told():
+            return int(options.run(options))
     except (SettingError, DataError, CommandFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -8,13 +8,17 @@ any other.
 from functools import cache, partial
 from logging import ERROR, WARNING
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from flwr.supercore import log
-from torch import nn
+
+from privacy.imports import needing
+
+with needing("the app", extra="app"):
+    import torch
+    from torch import nn
 
 from flower_app.data import ClientData
 from flower_app.errors import DeclinedError, SettingError

@@ -7,7 +7,11 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
-from threadpoolctl import threadpool_limits
+
+from privacy.imports import needing
+
+with needing("the app", extra="app"):
+    from threadpoolctl import threadpool_limits
 
 from flower_app.encrypted.evaluation import check_model_can_be_encrypted
 from flower_app.encrypted.round import hold_encrypted_round

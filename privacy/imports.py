@@ -1,22 +1,78 @@
-"""Public names whose modules are loaded when somebody first asks for them."""
+"""Imports that may wait, or fail: of public names, and of packages that come with an extra."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from privacy.errors import MissingExtraError
 
-def loaded_later(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+# The packages that each extra of pyproject.toml brings, by the names they are imported by.
+_BASE = frozenset(
+    {
+        *("flwr", "dp_accounting", "cryptography", "numpy", "scipy", "safetensors"),
+        *("platformdirs", "filelock", "httpx"),
+    }
+)
+_OWNER = frozenset({"numba", "llvmlite", "PIL"})
+_TRAINING = frozenset({"torch", "opacus"})
+_INFERENCE = frozenset(
+    {"torch", "numba", "llvmlite", "tenseal", "pyarrow", "psutil", "threadpoolctl"}
+)
+_SERVICE = _INFERENCE | {"fastapi", "starlette", "uvicorn", "prometheus_client"}
+_PICTURES_AND_DATA = {"torchvision", "flwr_datasets", "datasets", "matplotlib", "jinja2"}
+EXTRAS: Mapping[str, frozenset[str]] = {
+    "": _BASE,
+    "simulation": frozenset({"ray"}),
+    "owner": _OWNER,
+    "training": _TRAINING,
+    "inference": _INFERENCE,
+    "onnx": _INFERENCE | {"onnx"},
+    "service": _SERVICE,
+    "app": _OWNER | _TRAINING | _SERVICE | _PICTURES_AND_DATA | {"ray"},
+    "tensorboard": frozenset({"tensorboard"}),
+    "mlflow": frozenset({"mlflow"}),
+    "wandb": frozenset({"wandb"}),
+}
+"""What each extra brings; under the empty name, what comes without any."""
+
+
+@contextmanager
+def needing(user: str, *, extra: str) -> Iterator[None]:
+    """A block whose imports need an extra; ``user`` says for whom, in the error.
+
+    Of blocks in each other the outermost names its extra, if it brings the package.
+
+    Raises
+    ------
+    MissingExtraError
+        If one of the extra's packages is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        for brought_by in (extra, ""):
+            if missing in EXTRAS[brought_by]:
+                raise MissingExtraError(user, missing, brought_by) from error
+        raise
+
+
+def loaded_later(
+    package: str, modules: Mapping[str, str], *, extra: str = ""
+) -> Callable[[str], Any]:
     """A package's ``__getattr__`` (PEP 562), by the module of each of these names.
 
     A type checker would take it for leave to use any name: keep it from its eyes, and the imports
-    for them, with ``TYPE_CHECKING``.
+    for them, with ``TYPE_CHECKING``. ``extra`` is what they need, if any.
     """
 
     def attribute(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(modules[name]), name)
+        with needing(f"{package}.{name}", extra=extra):
+            return getattr(import_module(modules[name]), name)
 
     return attribute
 

@@ -93,5 +93,5 @@ _LATER = {
 }
 
 if not TYPE_CHECKING:
-    __getattr__ = privacy.imports.loaded_later(__name__, _LATER)
+    __getattr__ = privacy.imports.loaded_later(__name__, _LATER, extra="inference")
     __all__ = privacy.imports.public_names(globals(), _LATER)

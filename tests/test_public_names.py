@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("privacy.inference", "privacy.inference_service", "privacy.training", "strategies")
+PACKAGES = (
+    "privacy.audit",
+    "privacy.inference",
+    "privacy.inference_service",
+    "privacy.shared_inference",
+    "privacy.training",
+    "strategies",
+)
 
 
 def listed(package: str) -> set[str]:

@@ -1,11 +1,13 @@
 """``python -m flower_app page``: a copy of the page on which owners ask from a browser."""
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS, ModelSpec
+from privacy.files import write_durably
 from privacy.inference import InputContract
 from privacy.inference_service import Page
 
@@ -15,10 +17,16 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "page",
         description="Writes the page that `serve` has at /, as files to host elsewhere, and prints "
-        "the SHA-256 of its index.html, which names the hashes of all its scripts. The service "
-        "must name the copy's origin: serve --origin URL.",
+        "the SHA-256 of its index.html, which names the hashes of all its scripts; or, under a "
+        "name that ends in .html, as one file to keep and to open from a disk. The service must "
+        "name the copy's origin: serve --origin URL, or --origin null for a file on a disk.",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="to write into")
+    parser.add_argument(
+        "output",
+        type=Path,
+        metavar="FOLDER_OR_FILE.html",
+        help="to write into, or the one file",
+    )
     parser.add_argument("model", choices=sorted(MODELS), help="that the service has")
     parser.add_argument(
         "--service", required=True, metavar="URL", help="of the service, https://host:port"
@@ -27,13 +35,18 @@ def add_command(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the files; a folder or URL that cannot be used is a SettingError."""
+    """Write the files; a folder, file or URL that cannot be used is a SettingError."""
+    output: Path = options.output
     try:
         page = page_of(MODELS[options.model], service=options.service)
-        page.write(options.folder)
+        if output.suffix == ".html":
+            write_durably(output, page.single_file, mode=0o644)
+        else:
+            page.write(output)
+            output /= "index.html"
     except (ValueError, OSError) as error:
         raise SettingError(str(error)) from error
-    print(f"{page.sha256}  {options.folder / 'index.html'}")
+    print(f"{hashlib.sha256(output.read_bytes()).hexdigest()}  {output}")
     return 0
 
 

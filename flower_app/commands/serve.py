@@ -84,7 +84,8 @@ def add_command(commands: Any) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="of a page elsewhere that may ask, such as https://clinic.example; once for each",
+        help="of a page elsewhere that may ask, such as https://clinic.example, or null for a page "
+        "that is a file on a disk; once for each",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -196,6 +197,11 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
         raise SettingError("--insecure-no-tls contradicts --tls-certificate; give one of them")
     if options.insecure_no_authentication and options.tokens is not None:
         raise SettingError("--insecure-no-authentication contradicts --tokens; give one of them")
+    if options.insecure_no_authentication and "null" in options.origin:
+        raise SettingError(
+            "--origin null lets every page on the web ask that hides its origin: give --tokens, or "
+            "leave it out"
+        )
     local = is_loopback(options.host)
     with tempfile.TemporaryDirectory(prefix="bloomseal-trial-") as made:
         folder = Path(made)

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted
 from privacy.inference_service import TokenFile
+from privacy.inference_service.questions import Questions
 
 
 def add_command(commands: Any) -> None:
@@ -56,8 +57,13 @@ def run(options: argparse.Namespace) -> int:
         elif options.verb == "remove":
             tokens.remove(options.name)
         else:
+            questions = Questions(tokens.questions_file)
             for caller in tokens.callers():
-                print(f"{caller.name}\t{caller.role}")
+                line = f"{caller.name}\t{caller.role}"
+                if caller.questions is not None:
+                    asked = questions.asked(caller)
+                    line += f"\t{asked} of {counted(caller.questions, 'question')} asked"
+                print(line)
     except ValueError as error:
         raise SettingError(str(error)) from error
     except OSError as error:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from flower_app.data.cache import cache_folder, code_version, shared_array
 from flower_app.data.dataset import Dataset
 from privacy import arguments
+from privacy.imports import needing
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -136,7 +137,8 @@ def _open(spec: PartitionSpec, dataset: Dataset, folder: Path) -> Partitions:
 
 def _divide(spec: PartitionSpec, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Let flwr-datasets divide a shuffled table of rows and labels."""
-    from datasets import Dataset as Table
+    with needing("a partition", extra="app"):
+        from datasets import Dataset as Table
 
     shuffle, draw = np.random.default_rng(spec.seed).spawn(2)
     rows = shuffle.permutation(len(labels))
@@ -153,7 +155,8 @@ def _divide(spec: PartitionSpec, labels: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def _partitioner(spec: PartitionSpec, images: int, draw: np.random.Generator) -> "Partitioner":
-    from flwr_datasets import partitioner
+    with needing("a partition", extra="app"):
+        from flwr_datasets import partitioner
 
     if spec.kind == "iid":
         return partitioner.IidPartitioner(num_partitions=spec.clients)

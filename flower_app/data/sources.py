@@ -21,6 +21,7 @@ from flower_app.data.cache import only_one
 from flower_app.data.idx import plain_or_packed, read_plain, to_idx
 from flower_app.errors import DataError
 from privacy.files import write_durably
+from privacy.imports import needing
 
 _log = logging.getLogger(__name__)
 
@@ -206,7 +207,8 @@ def _fetch(name: str) -> Files:
 
 def _from_the_web(origin: Origin) -> Files:
     """Download with torchvision, in a process of its own so that it can be given up."""
-    from torchvision import datasets
+    with needing("a data set from the web", extra="app"):
+        from torchvision import datasets
 
     mirrors: list[str] = getattr(datasets, origin.folder).mirrors
     files = [f"{mirror}{TEST_LABELS}.gz" for mirror in mirrors]

@@ -205,6 +205,7 @@ def app_folder(scratch: Path) -> Path:
             _ROOT / package, app / package, ignore=shutil.ignore_patterns("__pycache__")
         )
     shutil.copyfile(INSTALLED_PROJECT, app / "pyproject.toml")
+    shutil.copyfile(INSTALLED_PROJECT.with_name("LICENSE"), app / "LICENSE")
     return app
 
 

@@ -5,15 +5,33 @@ running code and proves a lower bound. A lower bound above the upper one shows t
 wrong; one below it proves nothing: the attack may have been too weak.
 """
 
+from typing import TYPE_CHECKING
+
+import privacy.imports
 from privacy.audit.experiment import Attack as Attack
 from privacy.audit.experiment import AuditResult as AuditResult
 from privacy.audit.experiment import audit as audit
 from privacy.audit.experiment import judge as judge
-from privacy.audit.inversion import invert_first_linear_layer as invert_first_linear_layer
-from privacy.audit.inversion import match_gradient as match_gradient
-from privacy.audit.silos import audit_silo_steps as audit_silo_steps
 from privacy.audit.statistics import epsilon_lower_bound as epsilon_lower_bound
 from privacy.audit.statistics import p_value as p_value
 from privacy.audit.statistics import poisson_cohort_p_value as poisson_cohort_p_value
-from privacy.audit.training import audit_training as audit_training
-from privacy.audit.training import one_hot_records as one_hot_records
+
+# Loaded when they are first asked for: they bring PyTorch, without which a strategy is audited too.
+if TYPE_CHECKING:
+    from privacy.audit.inversion import invert_first_linear_layer as invert_first_linear_layer
+    from privacy.audit.inversion import match_gradient as match_gradient
+    from privacy.audit.silos import audit_silo_steps as audit_silo_steps
+    from privacy.audit.training import audit_training as audit_training
+    from privacy.audit.training import one_hot_records as one_hot_records
+
+_LATER = {
+    "invert_first_linear_layer": "privacy.audit.inversion",
+    "match_gradient": "privacy.audit.inversion",
+    "audit_silo_steps": "privacy.audit.silos",
+    "audit_training": "privacy.audit.training",
+    "one_hot_records": "privacy.audit.training",
+}
+
+if not TYPE_CHECKING:
+    __getattr__ = privacy.imports.loaded_later(__name__, _LATER, extra="training")
+    __all__ = privacy.imports.public_names(globals(), _LATER)

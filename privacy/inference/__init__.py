@@ -8,21 +8,24 @@ the compiled model and the owner's public and evaluation keys, and learns nothin
 from typing import TYPE_CHECKING
 
 import privacy.imports
-from privacy.inference.decision import decide as decide
-from privacy.inference.decision import decide_each as decide_each
-from privacy.inference.owner import Answer as Answer
-from privacy.inference.owner import ClassOnly as ClassOnly
-from privacy.inference.owner import DataOwner as DataOwner
-from privacy.inference.owner import EachLabel as EachLabel
-from privacy.inference.owner import FloodedLogits as FloodedLogits
-from privacy.inference.owner import MeasurementOwner as MeasurementOwner
-from privacy.inference.owner import ReleasePolicy as ReleasePolicy
-from privacy.inference.owner import RoundedLogits as RoundedLogits
-from privacy.inference.owner import TopClasses as TopClasses
-from privacy.inference.plan import Plan as Plan
-from privacy.inference.plan import ThreeParties as ThreeParties
-from privacy.inference.plan_check import InputContract as InputContract
-from privacy.inference.plan_check import accept_plan as accept_plan
+
+# A data owner has what it needs by the extra of that name.
+with privacy.imports.needing(__name__, extra="owner"):
+    from privacy.inference.decision import decide as decide
+    from privacy.inference.decision import decide_each as decide_each
+    from privacy.inference.owner import Answer as Answer
+    from privacy.inference.owner import ClassOnly as ClassOnly
+    from privacy.inference.owner import DataOwner as DataOwner
+    from privacy.inference.owner import EachLabel as EachLabel
+    from privacy.inference.owner import FloodedLogits as FloodedLogits
+    from privacy.inference.owner import MeasurementOwner as MeasurementOwner
+    from privacy.inference.owner import ReleasePolicy as ReleasePolicy
+    from privacy.inference.owner import RoundedLogits as RoundedLogits
+    from privacy.inference.owner import TopClasses as TopClasses
+    from privacy.inference.plan import Plan as Plan
+    from privacy.inference.plan import ThreeParties as ThreeParties
+    from privacy.inference.plan_check import InputContract as InputContract
+    from privacy.inference.plan_check import accept_plan as accept_plan
 
 # Loaded when they are first asked for. A data owner needs no model: neither PyTorch, which takes
 # seconds to load, nor SciPy. No node asks for the last of them, and `flwr run` does not send them.
@@ -70,5 +73,5 @@ _LATER = {
 }
 
 if not TYPE_CHECKING:
-    __getattr__ = privacy.imports.loaded_later(__name__, _LATER)
+    __getattr__ = privacy.imports.loaded_later(__name__, _LATER, extra="inference")
     __all__ = privacy.imports.public_names(globals(), _LATER)

@@ -50,6 +50,8 @@ from privacy.inference.input_range import input_range as written_range
 from privacy.inference.plan import Plan, ThreeParties, pack_taps
 
 _log = logging.getLogger(__name__)
+_MUCH_MEMORY = 1e9
+"""Bytes of encoded weights from which on they are told of."""
 _QUERY_BYTES = (1_500_000, 16_000_000)
 """Of a query, where that is enough, and at most by default."""
 _POINTS = 16
@@ -249,7 +251,13 @@ def compile_model(
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
-    return CompiledModel(plan, original, program, itself)
+    compiled = CompiledModel(plan, original, program, itself)
+    if compiled.evaluator_bytes > _MUCH_MEMORY:
+        _log.warning(
+            "the encoded weights take %.1f GB of memory at the evaluator, for every process",
+            compiled.evaluator_bytes / 1e9,
+        )
+    return compiled
 
 
 def _from_unit(network: Network, centre: Vector, radius: Vector) -> Network:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from privacy.inference.arithmetic.network import Network
 from privacy.inference.arithmetic.program import BatchProgram, Program, SlotProgram
 from privacy.inference.arithmetic.slot_model import OneImageModel, ProductModel, SlotModel
 from privacy.inference.ckks import Ring
+from privacy.inference.errors import CannotPlanError
 from privacy.inference.input_range import inputs_of
 from privacy.inference.messages import Tag, seal_message
 from privacy.inference.plan import Plan
@@ -42,6 +44,20 @@ class CompiledModel:
     program: Program = field(repr=False)
     model: nn.Module = field(repr=False)
 
+    @property
+    def evaluator_bytes(self) -> int:
+        """Bytes of memory that the encoded weights take at an evaluator, beside keys."""
+        plan, program = self.plan, self.program
+        if plan.parties:
+            return plan.weights_bytes
+        polynomial = 8 * plan.degree
+        if isinstance(program, SlotProgram):
+            return polynomial * program.encoded_rows(plan.answer_level)
+        if isinstance(program, BatchProgram):
+            maps = (affine for layer in program.network.layers for affine in layer.affines)
+            return sum(int(affine.matrix.data.nbytes) for affine in maps)
+        return polynomial * plan.answer_level * len(program.products.weights)
+
     @cached_property
     def encoded(self) -> OneImageModel | BatchModel:
         """The weights encoded for the ring: made at first use, shared by all evaluators.
@@ -49,8 +65,15 @@ class CompiledModel:
         Raises
         ------
         CannotPlanError
-            If all weights of a layer round to zero.
+            If all weights of a layer round to zero, or if they take more memory than is free.
         """
+        needed, free = self.evaluator_bytes, psutil.virtual_memory().available
+        if needed > free:
+            raise CannotPlanError(
+                f"the encoded weights take {needed / 1e6:,.0f} MB of memory, and "
+                f"{free / 1e6:,.0f} MB are free; make the model smaller, or evaluate it on a "
+                "machine with more"
+            )
         if isinstance(self.program, BatchProgram):
             return BatchModel(self.plan, self.program)
         if isinstance(self.program, SlotProgram):

@@ -23,8 +23,9 @@ from privacy.inference_service.keys import KeyStore
 from privacy.inference_service.limits import Clock, QueueSlots, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
 from privacy.inference_service.page import Page, add_page
+from privacy.inference_service.questions import Questions
 from privacy.inference_service.refusals import refusal_of
-from privacy.inference_service.tokens import Authentication, Caller, Questions
+from privacy.inference_service.tokens import Authentication, Caller, TokenFile
 from privacy.untrusted_text import one_line
 
 _BYTES = "application/octet-stream"
@@ -76,6 +77,7 @@ def create_app(
         Served at ``/``, without a token: owners ask from a browser.
     origins : sequence of str
         Of pages elsewhere that may ask, such as ``https://clinic.example``; no other site's may.
+        ``null`` stands for files on a disk, and for whatever page hides its origin.
     clock : callable
         For rates and expiry.
     """
@@ -111,7 +113,8 @@ class _Service:
         )
         self._rate = RateLimiter(limits.requests_per_minute, clock)
         self._slots = QueueSlots(pool.processes + limits.queue)
-        self._questions = Questions()
+        file = authentication.questions_file if isinstance(authentication, TokenFile) else None
+        self._questions = Questions(file)
         self._metrics = Metrics(
             queued=lambda: self._slots.taken,
             owners=lambda: len(self._keys),
@@ -178,7 +181,7 @@ class _Service:
             await asyncio.to_thread(self._keys.get, _identity(owner), name)  # before the body
             async with self._body(request, owner, plan.query_bytes) as query:
                 keys = await asyncio.to_thread(self._keys.get, _identity(owner), name)
-                with self._questions.one_of(owner):
+                async with self._questions.one_of(owner):
                     evaluated, seconds = await asyncio.wrap_future(self._pool.submit(keys, query))
             self._metrics.evaluation.observe(seconds)
             timing = {"Server-Timing": f"evaluation;dur={1000 * seconds:.3f}"}

@@ -7,7 +7,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,12 +35,15 @@ _OWNER = (
     "plan",
     "keys",
     "codec",
+    "gaussian",
     "release",
     "owner",
 )
-_PAGE = ("worker", "session", "features", "picture", "pad", "page")
+_PAGE = ("vault", "worker", "session", "features", "picture", "pad", "form", "page")
 _MODULES = (*(f"owner/{name}.js" for name in _OWNER), *(f"{name}.js" for name in _PAGE))
 """Each behind those that it imports."""
+_COMMENT = re.compile(r"/\*\*.*?\*/", re.DOTALL)
+_REMARK_OR_INDENT = re.compile(r"^[ \t]*//.*|^[ \t]+|[ \t]+$", re.MULTILINE)
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -64,7 +67,8 @@ class Page:
     **Guarantee.** Whoever got an honest ``index.html`` runs honest scripts, from wherever they
     come: a browser refuses others.
 
-    **Assumptions.** The browser. ``index.html`` is honest: compare its SHA-256, or host a copy.
+    **Assumptions.** The browser. ``index.html`` is honest: compare its SHA-256, host a copy, or
+    keep :attr:`single_file`.
 
     **Not covered.** A service that sends another page. It could send inputs to itself.
 
@@ -78,6 +82,8 @@ class Page:
         (``flower_app.data.encode``), or numbers in a form.
     feature_names : tuple of str
         Of numbers, in their order.
+    feature_units : tuple of str
+        In which the numbers are given, in the same order; "" where there is none.
     service : str
         URL of the service, for a page that is hosted elsewhere; "" where the service has the page.
     """
@@ -87,6 +93,7 @@ class Page:
     inputs: Inputs
     feature_names: tuple[str, ...] = ()
     service: str = ""
+    feature_units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         of_kind("title", self.title, str, "a heading")
@@ -101,22 +108,65 @@ class Page:
             )
         if self.inputs == "numbers" and len(shape) != 1:
             raise ValueError(f"a form makes one vector, not inputs of shape {shape}")
-        if len(self.feature_names) not in (0, shape[0]):
-            raise ValueError(f"feature_names has {len(self.feature_names)} names for {shape[0]}")
+        for name in ("feature_names", "feature_units"):
+            count = len(getattr(self, name))
+            if count not in (0, shape[0]):
+                raise ValueError(f"{name} has {count} entries for {shape[0]} numbers")
         if self.service and _origin(self.service) is None:
             raise ValueError(f"service is {self.service!r}; write https://host:port")
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """The files by their paths, ``index.html`` first."""
-        scripts = {name: (_FOLDER / name).read_bytes() for name in _MODULES}
-        named = {name: (_FOLDER / name).read_bytes() for name in ("boot.js", "page.css")}
+        """The files by their paths, ``index.html`` first; scripts without their comments."""
+        scripts, boot, style = _scripts(_MODULES), _script("boot.js"), _source("page.css")
+        of_boot = f'src="{_ROOT}boot.js" integrity="{_sha384(boot)}"'
+        text = self._index(
+            policy=self.policy,
+            style=f'<link rel="stylesheet" href="{_ROOT}page.css" integrity="{_sha384(style)}">',
+            boot=f'<script type="module" {of_boot}></script>',
+            scripts=scripts,
+        )
+        named = {"boot.js": boot, "page.css": style} | scripts
+        return {"index.html": text} | {_ROOT + name: content for name, content in named.items()}
+
+    @property
+    def single_file(self) -> bytes:
+        """The page as one file, to be kept and opened from a disk.
+
+        Its scripts stand in it; a browser runs them only with the hashes that stand there too.
+        The service must name the origin of files: ``create_app(..., origins=["null"])``.
+
+        Raises
+        ------
+        ValueError
+            If the page names no ``service``.
+        """
+        if not self.service:
+            raise ValueError(
+                "a page in one file has no server; name the service, https://host:port"
+            )
+        scripts, boot, style = _scripts(_MODULES), _script("boot.js"), _source("page.css")
+        return self._index(
+            policy=self._policy(
+                scripts=f"'{_sha384(boot)}'", styles=f"'{_sha384(style)}'", data="blob:"
+            ),
+            style=f"<style>{style.decode()}</style>",
+            boot="".join(
+                f'<script type="text/plain" id="{name}">{content.decode()}</script>\n'
+                for name, content in scripts.items()
+            )
+            + f'<script type="module">{boot.decode()}</script>',
+            scripts=scripts,
+        )
+
+    def _index(self, *, policy: str, style: str, boot: str, scripts: Mapping[str, bytes]) -> bytes:
         data = {
-            "modules": [[name, _integrity(content)] for name, content in scripts.items()],
+            "modules": [[name, _sha384(content)] for name, content in scripts.items()],
             "model": {
                 "service": self.service.rstrip("/"),
                 "inputs": self.inputs,
                 "features": self.feature_names,
+                "units": self.feature_units,
                 "contract": {
                     "inputShape": self.contract.input_shape,
                     "inputRange": self.contract.input_range,
@@ -128,27 +178,27 @@ class Page:
         }
         values = {
             "title": html.escape(self.title),
-            "policy": html.escape(self.policy),
-            "root": _ROOT,
-            "style": _integrity(named["page.css"]),
-            "boot": _integrity(named["boot.js"]),
+            "policy": html.escape(policy),
+            "style": style,
+            "boot": boot,
             # Inside a script no "<" may stand.
             "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         }
-        text = re.sub(
-            r"\{\{(\w+)\}\}", lambda hole: values[hole[1]], (_FOLDER / "index.html").read_text()
-        )
-        pieces = {_ROOT + name: content for name, content in (named | scripts).items()}
-        return {"index.html": text.encode(), **pieces}
+        template = _source("index.html").decode()
+        return re.sub(r"\{\{(\w+)\}\}", lambda hole: values[hole[1]], template).encode()
 
     @property
     def policy(self) -> str:
         """The page's Content-Security-Policy."""
+        return self._policy(scripts="'self'", styles="'self'", data="'self'")
+
+    def _policy(self, *, scripts: str, styles: str, data: str) -> str:
         origin = _origin(self.service) if self.service else None
-        connect = f"'self' {origin}" if origin else "'self'"
+        connect = f"{data} {origin}" if origin else data
         return (
-            f"default-src 'none'; script-src 'self' blob:; worker-src blob:; style-src 'self'; "
-            f"img-src data:; connect-src {connect}; base-uri 'none'; form-action 'none'"
+            f"default-src 'none'; script-src {scripts} blob:; worker-src blob:; "
+            f"style-src {styles}; img-src data:; connect-src {connect}; base-uri 'none'; "
+            "form-action 'none'"
         )
 
     @property
@@ -184,7 +234,21 @@ def add_page(app: FastAPI, page: Page) -> None:
         add(name, content)
 
 
-def _integrity(content: bytes) -> str:
+def _source(name: str) -> bytes:
+    return (_FOLDER / name).read_bytes()
+
+
+def _script(name: str) -> bytes:
+    """A script without comments and indentation, a third of its weight."""
+    bare = _REMARK_OR_INDENT.sub("", _COMMENT.sub("", _source(name).decode()))
+    return re.sub(r"\n{2,}", "\n", bare).lstrip("\n").encode()
+
+
+def _scripts(names: Sequence[str]) -> dict[str, bytes]:
+    return {name: _script(name) for name in names}
+
+
+def _sha384(content: bytes) -> str:
     return "sha384-" + base64.b64encode(hashlib.sha384(content).digest()).decode()
 
 

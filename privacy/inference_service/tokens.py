@@ -1,6 +1,5 @@
 """Bearer tokens: who may ask, and who may read the metrics."""
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -9,8 +8,7 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,7 +17,7 @@ from filelock import FileLock
 
 from privacy.arguments import convert, number, whole
 from privacy.files import write_durably
-from privacy.inference_service.errors import ServiceError, TokenFileError
+from privacy.inference_service.errors import TokenFileError
 
 Role = Literal["owner", "operator"]
 
@@ -117,6 +115,11 @@ class TokenFile:
         self._read_at: tuple[int, int, int] | None = None
         self._entries: tuple[_Entry, ...] = ()
 
+    @property
+    def questions_file(self) -> Path:
+        """Where services count the questions of tokens that may ask so many."""
+        return self._path.with_name(f"{self._path.name}.questions")
+
     def add(
         self,
         name: str,
@@ -134,7 +137,7 @@ class TokenFile:
         hours : float, optional
             After which nobody knows it any more; by default it lasts until it is removed.
         questions : int, optional
-            How many may be asked under it, each time that a service is started with the file.
+            How many may be asked under it, in all.
         """
         expires = None
         if hours is not None:
@@ -202,45 +205,6 @@ class TokenFile:
                     ) from error
                 self._read_at = state
             return self._entries
-
-
-class Questions:
-    """Counts the questions of tokens that may ask so many, since it was made.
-
-    One that was refused or failed is not counted.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._asked: Counter[str] = Counter()
-
-    @contextlib.contextmanager
-    def one_of(self, caller: Caller) -> Iterator[None]:
-        """Ask one.
-
-        Raises
-        ------
-        ServiceError
-            If the caller's have been asked.
-        """
-        if caller.questions is None:
-            yield
-            return
-        with self._lock:
-            if self._asked[caller.token_id] >= caller.questions:
-                raise ServiceError(
-                    "used-up",
-                    403,
-                    f"the {caller.questions} questions of this invitation have been asked",
-                    "ask the operator for another",
-                )
-            self._asked[caller.token_id] += 1
-        try:
-            yield
-        except BaseException:
-            with self._lock:
-                self._asked[caller.token_id] -= 1
-            raise
 
 
 def _hash(token: str) -> str:

@@ -16,6 +16,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore import log
 
 from privacy.accounting.errors import LedgerError
+from privacy.imports import needing
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import Adversary, ClientPolicy, RoundTerms
 from privacy.secure_aggregation.errors import MalformedMessageError, MalformedRequestError
@@ -321,7 +322,8 @@ class _Silo:
 
 def _set_parameters(model: "nn.Module", schema: ModelSchema) -> None:
     """Set the trained parameters to those that were sent; declined if they are others."""
-    import torch
+    with needing("a silo's step", extra="training"):
+        import torch
 
     from privacy.training import trained_parameters
 
@@ -412,7 +414,8 @@ def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArra
     Row by row: what the model answers to one row must not depend on the others, not even in its
     last bit. Layers that draw are seeded afresh for each, so that no row moves another's draws.
     """
-    import torch
+    with needing("a silo's evaluation", extra="training"):
+        import torch
 
     from privacy.training.model_checks.model_state import preserved_randomness
     from privacy.training.records import on_device_of

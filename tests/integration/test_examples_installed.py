@@ -81,7 +81,8 @@ def from_index(folder: Path, wheel: Path) -> Path:
         for project in sorted((ROOT / "examples").glob("*/pyproject.toml"))
         for requirement in tomllib.loads(project.read_text())["project"]["dependencies"]
     ]
-    subprocess.run([python, "-m", "pip", "install", wheel, *asked], env=clean(), check=True)
+    install = [python, "-m", "pip", "install", f"{wheel}[app]", *asked]
+    subprocess.run(install, env=clean(), check=True)
     return python
 
 

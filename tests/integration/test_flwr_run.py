@@ -194,5 +194,6 @@ def test_the_bundle_holds_what_nodes_need_and_no_ledger(tmp_path: Path) -> None:
     assert "flower_app/server_app.py" in names
     assert {name for name in names if not name.endswith(".py")} == {
         "pyproject.toml",
+        "LICENSE",
         ".info/CONTENT",
     }

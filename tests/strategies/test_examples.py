@@ -1,6 +1,7 @@
 """Other projects' code that plugs the strategy in runs as it stands."""
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -52,6 +53,26 @@ def test_scikit_learn(play: Any, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ledger = read_ledger(tmp_path / "cancer-ledger.jsonl")
     assert len(ledger.records) == 30
     assert 7.9 < ledger.epsilon(1e-3) <= 8.0
+
+
+def test_numpy(
+    play: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """ε = 3: of 1,000 households nearly all days are told; ten are warned (60 % is guessing)."""
+    folder = EXAMPLES / "numpy_from_fedavg"
+    added = [
+        line for line in (folder / "README.md").read_text().splitlines() if line.startswith("+")
+    ]
+    assert len(added) <= 10
+    server = (folder / "meters" / "server_app.py").read_text()
+    assert all(line.removeprefix("+") in server for line in added)
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    play(folder, 1000)
+    assert float(capsys.readouterr().out.split("accuracy ")[1]) > 0.85
+    assert "drowns" not in caplog.text
+    assert 2.9 < read_ledger(tmp_path / "meters-ledger.jsonl").epsilon(1e-5) <= 3.0
+    play(folder, 10, ledger=str(tmp_path / "few.jsonl"))
+    assert "The noise drowns what the clients teach" in caplog.text
 
 
 def test_pytorch_before_and_after(

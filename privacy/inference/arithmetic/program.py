@@ -32,6 +32,11 @@ class Gather:
     weights: ComplexSlots
     sums: Sums
 
+    @property
+    def rotated(self) -> bool:
+        """Whether products are of rotations, whose division by the special prime waits: never."""
+        return False
+
 
 @dataclass(frozen=True)
 class Diagonals:
@@ -52,6 +57,11 @@ class Diagonals:
     window: int
     weights: dict[tuple[int, int], Slots]
     sums: Sums
+
+    @property
+    def rotated(self) -> bool:
+        """Whether products are of rotations, whose division by the special prime waits."""
+        return any(step != (0, 0) for step in self.weights)
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,17 @@ class SlotProgram:
     last: tuple[Readout, ...]
     scales: Scales
     relinearise_after_last_layer: bool
+
+    def encoded_rows(self, answer_level: int) -> int:
+        """Polynomials modulo one prime that its encoded weights and biases are, in all."""
+        rows = answer_level * sum(len(answer.weights) for answer in self.last)
+        for layer, here in zip(self.layers, self.scales.follow(self.network.layers), strict=False):
+            if layer.activation is None:
+                continue
+            rows += here.entry.level
+            for each in layer.maps:
+                rows += (here.level + each.rotated) * len(each.weights)
+        return rows
 
 
 @dataclass(frozen=True)

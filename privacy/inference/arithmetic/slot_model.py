@@ -186,7 +186,7 @@ class SlotModel(OneImageModel):
     def _encoded(self, packed: Gather | Diagonals, scale: float, level: int) -> _Map:
         given = _rows(packed)
         babies = tuple(sorted({baby for _, baby in given}))
-        extended = isinstance(packed, Diagonals) and any(step != (0, 0) for step in given)
+        extended = packed.rotated
         steps: dict[int, dict[int, Plaintext]] = {}
         for (giant, baby), row in given.items():
             plain = self.ring.encode(row, scale, level, hoisted=extended)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.imports import needing
 from privacy.inference.errors import UnsupportedModelError
 from privacy.untrusted_text import quoted
 
@@ -51,7 +52,8 @@ class OnnxFile:
 
     def array(self, tensor: Any) -> Array:
         """A tensor of the file as an array."""
-        import onnx
+        with needing("from_onnx", extra="onnx"):
+            import onnx
 
         name = f"tensor {quoted(tensor.name)}"
         shape = tuple(tensor.dims)
@@ -114,17 +116,13 @@ def read_onnx(path: "str | os.PathLike[str]") -> OnnxFile:
 
     Raises
     ------
-    ImportError
+    MissingExtraError
         If the ``onnx`` package is missing.
     UnsupportedModelError
         If it is no ONNX file, too large, or of a form that is not taken.
     """
-    try:
+    with needing("from_onnx", extra="onnx"):
         import onnx
-    except ImportError as error:
-        raise ImportError(
-            "from_onnx needs the onnx package: pip install 'bloomseal[onnx]'"
-        ) from error
     given = Path(path)
     if not given.is_file():
         raise FileNotFoundError(f"path is {str(given)!r}, and there is no such file")
@@ -162,7 +160,8 @@ def read_onnx(path: "str | os.PathLike[str]") -> OnnxFile:
 
 
 def _kind_name(kind: int) -> str:
-    import onnx
+    with needing("from_onnx", extra="onnx"):
+        import onnx
 
     names = {value: key for key, value in onnx.TensorProto.DataType.items()}
     return str(names.get(kind, f"the unknown kind {kind}"))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from privacy.imports import needing
 from privacy.inference.errors import UnsupportedModelError
 from privacy.inference.importers.onnx_values import (
     MAX_ELEMENTS,
@@ -17,7 +18,8 @@ from privacy.untrusted_text import quoted
 
 
 def _cast(node: Node, array: Array) -> Array:
-    import onnx
+    with needing("from_onnx", extra="onnx"):
+        import onnx
 
     try:
         kind = onnx.helper.tensor_dtype_to_np_dtype(node.attribute("to", 1))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from privacy.arguments import sizes, text
+from privacy.imports import needing
 from privacy.inference.errors import UnsupportedModelError
 from privacy.untrusted_text import quoted
 
@@ -51,7 +52,8 @@ def only_input(
     graph: Any, nodes: Sequence[Any], name: str, given: Sequence[int] | int | None
 ) -> tuple[str, tuple[int, ...], int | None, torch.dtype]:
     """Name, shape of one, size of the batch if it is fixed, and precision of the only input."""
-    import onnx
+    with needing("from_onnx", extra="onnx"):
+        import onnx
 
     weights = {tensor.name for tensor in graph.initializer}
     read = {used for node in nodes for used in node.input} | {name}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from privacy.imports import needing
 from privacy.inference.errors import UnsupportedModelError
 from privacy.inference.importers.onnx_builder import Builder
 from privacy.inference.importers.onnx_dense import (
@@ -153,7 +154,7 @@ def from_onnx(
 
     Raises
     ------
-    ImportError
+    MissingExtraError
         If the ``onnx`` package is missing (``pip install 'bloomseal[onnx]'``).
     FileNotFoundError
         If there is no such file.
@@ -244,7 +245,8 @@ class _Values:
         return remedy.format(quoted(proto.input[0])) if proto.input else remedy
 
     def _attributes(self, proto: Any) -> dict[str, Any]:
-        import onnx
+        with needing("from_onnx", extra="onnx"):
+            import onnx
 
         kinds = onnx.AttributeProto
         made: dict[str, Any] = {}

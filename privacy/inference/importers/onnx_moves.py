@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from privacy.imports import needing
 from privacy.inference.importers.onnx_builder import Builder
 from privacy.inference.importers.onnx_layers import (
     Joined,
@@ -198,7 +199,8 @@ def same(node: Node, graph: Builder) -> Data:
         ):
             raise node.refused("is in training mode; export the model after eval()")
     if node.operator == "Cast":
-        import onnx
+        with needing("from_onnx", extra="onnx"):
+            import onnx
 
         kinds = onnx.TensorProto
         real = (kinds.FLOAT, kinds.DOUBLE)

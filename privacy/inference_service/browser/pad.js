@@ -16,6 +16,7 @@ export class Pad {
   #canvas;
   #context;
   #pen;
+  #words;
   #done;
   #empty = true;
   #down = false;
@@ -23,12 +24,16 @@ export class Pad {
   /** @type {Grey | null} */
   #picture = null;
 
-  /** @param {HTMLElement} canvas @param {HTMLElement} pen @param {() => void} done at a stroke's end */
-  constructor(canvas, pen, done) {
+  /**
+   * @param {HTMLElement} canvas @param {HTMLElement} pen @param {HTMLElement} words where the pen is
+   * @param {() => void} done at a stroke's end
+   */
+  constructor(canvas, pen, words, done) {
     this.#canvas = /** @type {HTMLCanvasElement} */ (canvas);
     const context = this.#canvas.getContext("2d", { willReadFrequently: true });
     this.#context = /** @type {CanvasRenderingContext2D} */ (context);
     this.#pen = pen;
+    this.#words = words;
     this.#done = done;
     this.clear();
     canvas.addEventListener("pointerdown", (event) => {
@@ -124,6 +129,8 @@ export class Pad {
     else if (event.key === "Escape") this.clear();
     else return;
     event.preventDefault();
+    const [across, down] = this.#at.map((each) => Math.round((100 * each) / side));
+    this.#words.textContent = `Pen ${this.#down ? "down" : "up"}, ${across}% across, ${down}% down`;
     this.#pen.hidden = false;
     this.#pen.classList.toggle("down", this.#down);
     this.#pen.style.left = `${(100 * this.#at[0]) / side}%`;

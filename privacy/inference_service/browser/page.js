@@ -1,6 +1,7 @@
 /** The page: draw, choose or type; ask; see what each side has. */
 
 import { hog, pixels } from "./features.js";
+import { NumbersForm } from "./form.js";
 import { digit } from "./picture.js";
 import { Pad } from "./pad.js";
 import { OwnerSession, ServiceError } from "./session.js";
@@ -12,7 +13,8 @@ import { OwnerSession, ServiceError } from "./session.js";
  * @typedef {object} Model
  * @property {string} service its address; "" where it serves the page
  * @property {"hog" | "pixels" | "numbers"} inputs how the model's input is made
- * @property {string[]} features names of numbers @property {Contract} contract
+ * @property {string[]} features names of numbers @property {string[]} units theirs
+ * @property {Contract} contract
  */
 
 /** @template {HTMLElement} T @param {string} id @returns {T} */
@@ -35,7 +37,7 @@ const STEPS = {
   decrypt: ["Opened", "here"],
 };
 
-/** @param {Model} model @param {string} [worker] */
+/** @param {Model} model @param {() => Worker} worker */
 export function start(model, worker) {
   new Page(model, worker).begin(new URLSearchParams(location.hash.slice(1)).get("token") ?? "");
   // The invitation is in no history and no screenshot.
@@ -49,10 +51,12 @@ class Page {
   #worker;
   /** @type {Pad | undefined} */
   #pad;
+  /** @type {NumbersForm | undefined} */
+  #form;
   #asking = false;
   #again = false;
 
-  /** @param {Model} model @param {string} [worker] */
+  /** @param {Model} model @param {() => Worker} worker */
   constructor(model, worker) {
     this.#model = model;
     this.#worker = worker;
@@ -65,11 +69,14 @@ class Page {
     addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
     addEventListener("offline", () => say("You are offline. Your question can wait here.", true));
     addEventListener("online", () => say("You are online again."));
-    if (model.inputs === "numbers") this.#addNumbers();
-    else {
+    this.#offerKeeping();
+    if (model.inputs === "numbers") {
+      this.#form = new NumbersForm(the("numbers"), model, ask);
+      the("ask").setAttribute("form", "numbers");
+    } else {
       the("ask").addEventListener("click", ask);
       the("image").hidden = the("keys").hidden = false;
-      this.#pad = new Pad(the("drawing"), the("pen"), ask);
+      this.#pad = new Pad(the("drawing"), the("pen"), the("place"), ask);
       the("clear").addEventListener("click", () => {
         this.#pad?.clear();
         answered([]);
@@ -87,44 +94,89 @@ class Page {
     const { service, contract } = this.#model;
     const onStep = (/** @type {Step} */ step) => showStep(step);
     this.#session?.end();
-    this.#session = new OwnerSession({ service, token, contract, worker: this.#worker, onStep });
+    this.#session = new OwnerSession({ service, token, contract, worker: this.#worker(), onStep });
     the("access").hidden = true;
-    const ask = /** @type {HTMLButtonElement} */ (the("ask"));
     try {
       say("Asking the service for its plan …");
       showPlan(await this.#session.plan());
-      say("Making keys …");
-      await this.#session.prepare();
-      ask.disabled = false;
-      say("Ready. Nothing that you enter leaves this page unencrypted.");
+      const kept = await this.#session.kept().catch(() => null);
+      the("keeping").hidden = kept !== "none";
+      the("unlock").hidden = kept !== "here";
+      if (kept === "here") {
+        say("Your keys are on this device. Open them, or make new ones.");
+        the("passphrase").focus();
+        return;
+      }
+      const other = kept === "elsewhere" ? "Your kept keys are in use in another tab. " : "";
+      await this.#prepare(other);
     } catch (error) {
-      ask.disabled = true;
-      the("access").hidden = !(error instanceof ServiceError && error.status === 401);
-      say(sentence(error), true);
+      this.#failed(error);
     }
   }
 
-  #addNumbers() {
-    const form = the("numbers");
-    form.hidden = false;
-    const { contract, features } = this.#model;
-    const [lows, highs] = contract.inputRange;
-    const of = (/** @type {any} */ end, /** @type {number} */ n) =>
-      Array.isArray(end) ? end[end.length === 1 ? 0 : n] : end;
-    for (let n = 0; n < contract.inputShape[0]; n++) {
-      const label = document.createElement("label");
-      const [low, high] = [of(lows, n), of(highs, n)];
-      label.append(`${features[n] ?? `Number ${n + 1}`} (${low} to ${high})`);
-      const input = document.createElement("input");
-      Object.assign(input, { type: "number", min: low, max: high, step: "any", required: true });
-      label.append(input);
-      form.append(label);
-    }
-    form.addEventListener("submit", (event) => {
+  /** @param {string} [first] to be said before */
+  async #prepare(first = "") {
+    say(`${first}Making keys …`);
+    await this.#session?.prepare();
+    /** @type {HTMLButtonElement} */ (the("ask")).disabled = false;
+    say(`${first}Ready. Nothing that you enter leaves this page unencrypted.`);
+  }
+
+  /** @param {unknown} error */
+  #failed(error) {
+    /** @type {HTMLButtonElement} */ (the("ask")).disabled = true;
+    const stranger = error instanceof ServiceError && error.status === 401;
+    the("access").hidden = !stranger;
+    if (stranger) the("token").focus();
+    say(sentence(error), true);
+  }
+
+  #offerKeeping() {
+    const passphrase = (/** @type {string} */ id) => {
+      const input = /** @type {HTMLInputElement} */ (the(id));
+      const { value } = input;
+      input.value = "";
+      return value;
+    };
+    the("unlock").addEventListener("submit", async (event) => {
       event.preventDefault();
-      this.#ask();
+      try {
+        say("Opening your keys …");
+        await this.#session?.unlock(passphrase("passphrase"));
+        await this.#opened();
+      } catch (error) {
+        // Keys of another plan are gone; those of another passphrase are still there.
+        if ((await this.#session?.kept()) === "none") await this.#opened(`${sentence(error)} `);
+        else say(sentence(error), true);
+      }
     });
-    the("ask").setAttribute("form", "numbers");
+    the("forget").addEventListener("click", async () => {
+      await this.#session?.forget();
+      await this.#opened();
+    });
+    the("keep").addEventListener("submit", async (event) => {
+      event.preventDefault();
+      try {
+        say("Locking your keys …");
+        await this.#session?.keep(passphrase("new-passphrase"));
+        the("keeping").hidden = true;
+        say("Ready. Your keys are kept on this device, locked by your passphrase.");
+      } catch (error) {
+        say(`Your keys are not kept: ${/** @type {Error} */ (error).message}.`, true);
+      }
+    });
+  }
+
+  /** Go on, with keys that were opened or with new ones. @param {string} [first] */
+  async #opened(first) {
+    the("unlock").hidden = true;
+    the("keeping").hidden = (await this.#session?.kept()) !== "none";
+    try {
+      await this.#prepare(first);
+      the("ask").focus();
+    } catch (error) {
+      this.#failed(error);
+    }
   }
 
   #takePictures() {
@@ -160,11 +212,7 @@ class Page {
   /** @returns {ArrayLike<number> | null} the model's input, or null where there is none */
   #input() {
     const { inputs } = this.#model;
-    if (inputs === "numbers") {
-      const form = /** @type {HTMLFormElement} */ (the("numbers"));
-      if (!form.reportValidity()) return null;
-      return Array.from(form.querySelectorAll("input"), (input) => input.valueAsNumber);
-    }
+    if (this.#form) return this.#form.numbers();
     const image = this.#pad?.image();
     if (!image) {
       say("Draw something first, or choose a picture.", true);
@@ -221,6 +269,7 @@ function sentence(error) {
     MessageError: "The service's answer was refused",
     InputError: "Nothing was sent",
     ReleaseError: "Nothing was sent",
+    SecretsError: "Your kept keys are not used",
   })[name];
   return begins ? `${begins}: ${message}.` : message;
 }
@@ -279,17 +328,17 @@ function showStep({ name, milliseconds, bytes, evaluation }) {
 /** @param {Plan} plan */
 function showPlan(plan) {
   const bits = plan.prime_bits.reduce((sum, each) => sum + each, 0);
-  const classes = plan.class_names.length ? plan.class_names.join(", ") : String(plan.classes);
+  const classes = plan.class_names.length ? plan.class_names.join(", ") : `${plan.classes} classes`;
+  const numbers = plan.input_shape.reduce((product, each) => product * each, 1);
   /** @type {[string, string][]} */
   const rows = [
-    ["Your input", `${plan.input_shape.join(" × ")} numbers, in ${plan.ciphertexts} ciphertexts`],
-    [plan.multi_label ? "Labels" : "Classes", classes],
-    ["Security", `128 bits: ring degree ${plan.degree}, modulus of ${bits} bits`],
-    ["Precision", `an answer is wrong by less than 2^${plan.error_bits}, by the plan's word`],
-    ["Public keys", size(plan.publicBytes)],
-    ["A question", size(plan.queryBytes)],
-    ["An answer", size(plan.answerBytes)],
-    ["Leaves the encryption", plan.multi_label ? "the labels that hold" : "the class, nothing else"],
+    ["You give", `${numbers} numbers, encrypted before they are sent`],
+    ["You get", plan.multi_label ? `those that hold of: ${classes}` : `one of: ${classes}`],
+    ["Nobody gets", "the figures behind the answer; not even you, for they would betray your key"],
+    ["How safe", `128 bits: ring-LWE of degree ${plan.degree}, modulus of ${bits} bits`],
+    ["How exact", `rounding moves a figure by less than 2^${plan.error_bits}, by the service's word`],
+    ["Sent once", `${size(plan.publicBytes)} of public keys`],
+    ["Sent each time", `${size(plan.queryBytes)} there, ${size(plan.answerBytes)} back`],
     ["Version of the model", plan.model_version],
   ];
   the("plan").replaceChildren(

@@ -55,13 +55,14 @@ export function digit(picture) {
   if (exact && (dark ? 255 - ground : ground) <= CLEAN) {
     return bytes(dark ? grey.values.map((value) => 255 - value) : grey.values);
   }
-  const drawn = grey.values.map((value) => (dark ? ground - value : value - ground));
-  const peak = ends(drawn)[1];
+  const peak = dark ? ground - low : high - ground;
   const least = Math.min(2 * unrest, 0.4 * peak);
-  const level = {
-    ...grey,
-    values: drawn.map((value) => Math.min(Math.max((value - least) / (peak - least), 0), 1)),
-  };
+  const values = new Float64Array(grey.values.length);
+  for (let n = 0; n < values.length; n++) {
+    const drawn = dark ? ground - grey.values[n] : grey.values[n] - ground;
+    values[n] = Math.min(Math.max((drawn - least) / (peak - least), 0), 1);
+  }
+  const level = { ...grey, values };
   return exact ? bytes(level.values.map((value) => 255 * value)) : centred(level);
 }
 
@@ -120,15 +121,16 @@ function along({ width: from, height, values }, width) {
     const centre = (c + 0.5) * scale;
     const first = Math.max(0, Math.trunc(centre - wide + 0.5));
     const last = Math.min(from, Math.trunc(centre + wide + 0.5));
-    const weights = [];
-    for (let n = first; n < last; n++) {
-      weights.push(Math.max(0, 1 - Math.abs((n - centre + 0.5) / wide)));
+    const weights = new Float64Array(last - first);
+    let total = 0;
+    for (let n = 0; n < weights.length; n++) {
+      weights[n] = Math.max(0, 1 - Math.abs((first + n - centre + 0.5) / wide));
+      total += weights[n];
     }
-    const total = weights.reduce((sum, weight) => sum + weight, 0);
     for (let r = 0; r < height; r++) {
       let sum = 0;
-      weights.forEach((weight, n) => (sum += (values[r * from + first + n] * weight) / total));
-      result[r * width + c] = Math.fround(sum);
+      for (let n = 0; n < weights.length; n++) sum += values[r * from + first + n] * weights[n];
+      result[r * width + c] = Math.fround(sum / total);
     }
   }
   return { width, height, values: result };
@@ -142,16 +144,24 @@ function reduced(grey) {
   return resized(grey, height, width);
 }
 
-/** The pixels of a rectangle. @param {Grey} grey @param {(r: number, c: number) => boolean} inside */
-function where(grey, inside) {
-  return grey.values.filter((_, n) => inside(Math.floor(n / grey.width), n % grey.width));
+/** A rectangle. @param {Grey} grey @param {number} top @param {number} bottom @param {number} left @param {number} right @returns {Grey} */
+function part({ width, values }, top, bottom, left, right) {
+  const result = { width: right - left, height: bottom - top };
+  const taken = new Float64Array(result.width * result.height);
+  for (let r = top; r < bottom; r++) {
+    taken.set(values.subarray(r * width + left, r * width + right), (r - top) * result.width);
+  }
+  return { ...result, values: taken };
 }
 
 /** The pixels at the edge. @param {Grey} grey */
 function ring(grey) {
   const { width: w, height: h } = grey;
   const edge = Math.max(1, Math.floor(Math.min(w, h) / 16));
-  return where(grey, (r, c) => r < edge || c < edge || r >= h - edge || c >= w - edge);
+  const sides = [
+    [0, edge, 0, w], [h - edge, h, 0, w], [edge, h - edge, 0, edge], [edge, h - edge, w - edge, w],
+  ];
+  return Float64Array.from(sides.flatMap(([a, b, c, d]) => [...part(grey, a, b, c, d).values]));
 }
 
 /** @param {Grey} grey @param {number} ground */
@@ -163,15 +173,9 @@ function isDarkOnLight(grey, ground) {
   const lightest = high - ground;
   if (Math.min(darkest, lightest) < LEAST_CONTRAST / 2) return darkest > lightest;
   const size = Math.max(1, Math.floor(Math.min(w, h) / 16));
-  const corners = median(
-    [0, 1, 2, 3].map((k) =>
-      median(
-        where(
-          grey,
-          (r, c) => (k < 2 ? r < size : r >= h - size) && (k % 2 === 0 ? c < size : c >= w - size),
-        ),
-      ),
-    ),
+  const tops = [0, h - size];
+  const corners = tops.flatMap((top) =>
+    [0, w - size].map((left) => median(part(grey, top, top + size, left, left + size).values)),
   );
   let below = 0;
   let above = 0;
@@ -179,7 +183,7 @@ function isDarkOnLight(grey, ground) {
     if (value < ground) below += (value - ground) ** 2;
     else above += (value - ground) ** 2;
   }
-  return below > above && corners > middle && median(ring(grey)) > middle;
+  return below > above && median(corners) > middle && median(ring(grey)) > middle;
 }
 
 /** The drawing in MNIST's box, centred by its mass. @param {Grey} found */
@@ -190,14 +194,10 @@ function centred(found) {
   const wider = even(STROKE / before - 2 * Math.sqrt(largestDistance(level)));
   if (wider > 0) level = widened(level, wider);
   [top, bottom, left, right] = box(level);
-  const cut = { width: right - left, height: bottom - top };
-  const drawing = {
-    ...cut,
-    values: where(level, (r, c) => r >= top && r < bottom && c >= left && c < right),
-  };
+  const cut = part(level, top, bottom, left, right);
   const scale = BOX / Math.max(cut.height, cut.width);
   const [height, width] = [cut.height, cut.width].map((side) => Math.max(1, even(side * scale)));
-  const small = resized(drawing, height, width);
+  const small = resized(cut, height, width);
   const peak = ends(small.values)[1];
   let mass = 0;
   let row = 0;
@@ -220,27 +220,27 @@ function centred(found) {
 /** Top, bottom, left and right of what is drawn. @param {Grey} level */
 function box({ width, height, values }) {
   let [top, bottom, left, right] = [height, 0, width, 0];
-  values.forEach((value, n) => {
-    if (value <= INK) return;
-    const r = Math.floor(n / width);
-    const c = n % width;
-    top = Math.min(top, r);
-    bottom = Math.max(bottom, r + 1);
-    left = Math.min(left, c);
-    right = Math.max(right, c + 1);
-  });
+  for (let r = 0; r < height; r++) {
+    for (let c = 0; c < width; c++) {
+      if (values[r * width + c] <= INK) continue;
+      top = Math.min(top, r);
+      bottom = r + 1;
+      left = Math.min(left, c);
+      right = Math.max(right, c + 1);
+    }
+  }
   return [top, bottom, left, right];
 }
 
 /** Parts much smaller than the largest are dirt. @param {Grey} level @returns {Grey} */
 function withoutSpecks({ width, height, values }) {
-  const part = new Int32Array(values.length);
+  const parts = new Int32Array(values.length);
   const areas = [0];
-  values.forEach((value, start) => {
-    if (value <= INK || part[start] !== 0) return;
+  for (let start = 0; start < values.length; start++) {
+    if (values[start] <= INK || parts[start] !== 0) continue;
     const number = areas.length;
     const open = [start];
-    part[start] = number;
+    parts[start] = number;
     areas.push(0);
     while (open.length > 0) {
       const n = /** @type {number} */ (open.pop());
@@ -250,19 +250,19 @@ function withoutSpecks({ width, height, values }) {
       for (let y = Math.max(r - 1, 0); y <= Math.min(r + 1, height - 1); y++) {
         for (let x = Math.max(c - 1, 0); x <= Math.min(c + 1, width - 1); x++) {
           const m = y * width + x;
-          if (values[m] > INK && part[m] === 0) {
-            part[m] = number;
+          if (values[m] > INK && parts[m] === 0) {
+            parts[m] = number;
             open.push(m);
           }
         }
       }
     }
-  });
+  }
   const least = SPECK * Math.max(...areas);
   return {
     width,
     height,
-    values: values.map((value, n) => (part[n] > 0 && areas[part[n]] < least ? 0 : value)),
+    values: values.map((value, n) => (parts[n] > 0 && areas[parts[n]] < least ? 0 : value)),
   };
 }
 

@@ -4,7 +4,8 @@
  *     const session = new OwnerSession({ service, token, contract });
  *     const { answer } = await session.ask([0.1, 0.2, ...]);
  *
- * The secret key is in a worker, in memory only; `end` has the service forget the public ones.
+ * The secret key is in a worker, in memory only, unless `keep` was asked for; `end` has the service
+ * forget the public ones, unless they are kept.
  */
 
 /** @typedef {import("./owner/plan.js").Plan} Plan */
@@ -41,6 +42,7 @@ export class OwnerSession {
   #worker;
   #onStep;
   #name = "";
+  #keeping = false;
   /** @type {Promise<Plan> | undefined} */
   #opened;
   /** @type {Promise<any>} */
@@ -55,7 +57,7 @@ export class OwnerSession {
    * @param {string} [options.token]
    * @param {import("./owner/plan.js").Contract} options.contract what its plan must agree with
    * @param {import("./owner/release.js").Policy} [options.release]
-   * @param {string | URL} [options.worker] address of `worker.js`, of this page's origin or a blob
+   * @param {Worker} [options.worker] that runs `worker.js`, where that is not beside this module
    * @param {(step: Step) => void} [options.onStep]
    */
   constructor({ service = "", token = "", contract, release, worker, onStep = () => {} }) {
@@ -64,7 +66,7 @@ export class OwnerSession {
     this.#contract = contract;
     this.#release = release;
     this.#onStep = onStep;
-    this.#worker = new Worker(worker ?? new URL("./worker.js", import.meta.url), { type: "module" });
+    this.#worker = worker ?? new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#answered(data));
     this.#worker.addEventListener("error", () => {
       for (const { reject } of this.#waiting.values()) reject(new Error("the worker ended"));
@@ -95,10 +97,48 @@ export class OwnerSession {
     return this.#inTurn(() => this.#asked(input));
   }
 
-  /** Forget the secret key, and have the service forget the public ones. */
+  /**
+   * Whether keys of this service are stored in this browser: for this tab, or in use by another.
+   * @returns {Promise<"none" | "here" | "elsewhere">}
+   */
+  kept() {
+    return this.#inTurn(async () => (await this.#call("kept", { service: this.#service })).value);
+  }
+
+  /** Use the stored keys, and store what becomes of them. @param {string} passphrase */
+  unlock(passphrase) {
+    return this.#inTurn(async () => {
+      await this.plan();
+      this.#name = (await this.#call("unlock", { passphrase })).value;
+      this.#keeping = true;
+    });
+  }
+
+  /**
+   * Store the keys, and those after them, in IndexedDB under a passphrase; with their counts, so
+   * that a reload resets no limit of release.
+   * @param {string} passphrase
+   */
+  keep(passphrase) {
+    return this.#inTurn(async () => {
+      await this.#prepared();
+      await this.#call("keep", { service: this.#service, passphrase });
+      this.#keeping = true;
+    });
+  }
+
+  /** Delete the stored keys; those in use last until `end`. */
+  forget() {
+    return this.#inTurn(async () => {
+      await this.#call("forget", {});
+      this.#keeping = false;
+    });
+  }
+
+  /** Forget the secret key, and have the service forget the public ones, unless they are kept. */
   end() {
     this.#worker.terminate();
-    if (this.#name === "") return;
+    if (this.#name === "" || this.#keeping) return;
     const path = `/v1/keys/${this.#name}`;
     this.#name = "";
     fetch(this.#service + path, { ...this.#options("DELETE"), keepalive: true }).catch(() => {});
@@ -131,6 +171,7 @@ export class OwnerSession {
     const sent = await this.#patiently(() => this.#request("PUT", "/v1/keys", 4096, made.value));
     const { key_id: name } = JSON.parse(new TextDecoder().decode(sent.body));
     this.#name = encodeURIComponent(String(name));
+    await this.#call("named", { name: this.#name });
     const milliseconds = performance.now() - began;
     this.#onStep({ name: "send keys", milliseconds, bytes: made.value.length });
     return plan;

@@ -1,7 +1,12 @@
-/** The worker: it alone holds the secret key. Answers, questions and public material leave it. */
+/**
+ * The worker: it alone holds the secret key. Answers, questions and public material leave it; keys
+ * that are kept go to the vault, before a question or an answer that they count does.
+ */
 
+import { SecretsError } from "./owner/errors.js";
 import { DataOwner } from "./owner/owner.js";
 import { acceptPlan } from "./owner/plan.js";
+import { Vault } from "./vault.js";
 
 /** @type {DataOwner | undefined} */
 let owner;
@@ -9,10 +14,22 @@ let owner;
 let plan;
 /** @type {import("./owner/release.js").Policy | undefined} */
 let policy;
+/** @type {Vault | undefined} */
+let vault;
+/** Of the public keys at the service. */
+let keyName = "";
 
-function present() {
-  if (!owner) throw new Error("there are no keys");
-  return owner;
+/** @template T @param {T | undefined} value @param {string} name @returns {T} */
+function present(value, name) {
+  if (!value) throw new Error(`there is no ${name}`);
+  return value;
+}
+
+/** @param {string} [passphrase] */
+async function keep(passphrase) {
+  if (!vault || (!vault.open && !passphrase)) return;
+  const { plan: { digest }, secrets, counts } = present(owner, "key");
+  await vault.keep({ name: keyName, digest, secrets, counts }, passphrase);
 }
 
 /** @type {Record<string, (argument: any) => Promise<any>>} */
@@ -23,13 +40,49 @@ const CALLS = {
     const { packing: _, ...shown } = plan;
     return shown;
   },
-  async material({ binding }) {
-    if (!plan) throw new Error("there is no plan");
-    owner = await DataOwner.create(plan, policy);
-    return owner.publicMaterial(binding);
+  async kept({ service }) {
+    vault ??= await Vault.of(service);
+    if (!(await vault.full())) return "none";
+    return (await vault.mine()) ? "here" : "elsewhere";
   },
-  encrypt: ({ inputs }) => present().encrypt(inputs),
-  decrypt: ({ answer }) => present().decrypt(answer),
+  async unlock({ passphrase }) {
+    const now = present(plan, "plan");
+    const { name, secrets, counts } = await present(vault, "vault").unlock(passphrase, now.digest);
+    owner = await DataOwner.restore(now, policy, secrets, counts);
+    keyName = name;
+    return name;
+  },
+  async keep({ service, passphrase }) {
+    vault ??= await Vault.of(service);
+    if (!(await vault.mine())) throw new SecretsError("another tab keeps keys here; close it first");
+    await keep(passphrase);
+  },
+  async forget() {
+    await vault?.forget();
+  },
+  async material({ binding }) {
+    const fresh = await DataOwner.create(present(plan, "plan"), policy);
+    const material = await fresh.publicMaterial(binding);
+    owner = fresh;
+    return material;
+  },
+  async named({ name }) {
+    keyName = name;
+    await keep();
+  },
+  async encrypt({ inputs }) {
+    const query = await present(owner, "key").encrypt(inputs);
+    await keep();
+    return query;
+  },
+  async decrypt({ answer }) {
+    const now = present(owner, "key");
+    try {
+      return await now.decrypt(answer);
+    } finally {
+      await keep();
+    }
+  },
 };
 
 addEventListener("message", async ({ data: { id, call, argument } }) => {

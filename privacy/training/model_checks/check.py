@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from privacy._logging import untouched_root_logger
+from privacy.imports import needing
 from privacy.training.errors import ModelProblem, UnsupportedModelError
 from privacy.training.per_example.capture import trainable_layers
 from privacy.training.per_example.layers import OWN_METHOD, handled_alone, is_recurrent
@@ -129,7 +130,7 @@ def _computed_from(module: nn.Module) -> str:
 
 def _opacus_errors(module: nn.Module) -> list[Exception]:
     """Why Opacus does not train this module, its children apart."""
-    with untouched_root_logger():
+    with needing("check_model", extra="training"), untouched_root_logger():
         from opacus.validators import ModuleValidator
     validator = ModuleValidator.VALIDATORS.get(type(module))
     return [] if validator is None else list(validator(module))

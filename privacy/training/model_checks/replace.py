@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from privacy._logging import untouched_root_logger
+from privacy.imports import needing
 from privacy.training.errors import ModelProblem, UnsupportedModelError
 from privacy.training.model_checks.check import check_model, groups_for, model_problems
 from privacy.training.model_checks.comparison import CLOSE, HALF
@@ -86,7 +87,7 @@ def _replacement(name: str, module: nn.Module) -> nn.Module:
 
 def _made(module: nn.Module, like: Tensor | None) -> nn.Module:
     if isinstance(module, nn.MultiheadAttention):
-        with untouched_root_logger():
+        with needing("replace_unsupported", extra="training"), untouched_root_logger():
             from privacy.training.model_checks.replacement_layers import SeparateAttention
 
         return SeparateAttention(module)
@@ -97,7 +98,7 @@ def _made(module: nn.Module, like: Tensor | None) -> nn.Module:
     elif isinstance(module, nn.RNNBase):
         made = _recurrent(module)
     else:
-        with untouched_root_logger():
+        with needing("replace_unsupported", extra="training"), untouched_root_logger():
             from opacus.validators import ModuleValidator
         made = ModuleValidator.FIXERS[type(module)](module)
     if like is not None:
@@ -110,7 +111,7 @@ def _made(module: nn.Module, like: Tensor | None) -> nn.Module:
 
 
 def _recurrent(module: nn.RNNBase) -> nn.Module:
-    with untouched_root_logger():
+    with needing("replace_unsupported", extra="training"), untouched_root_logger():
         from privacy.training.model_checks.replacement_layers import (
             BatchedGRU,
             BatchedLSTM,

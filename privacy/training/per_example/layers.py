@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 
 from privacy._logging import untouched_root_logger
+from privacy.imports import needing
 from privacy.training.per_example.convolution import CONVOLUTIONS, convolution_gradients
 from privacy.training.per_example.embedding import embedding_gradients
 from privacy.training.per_example.gradients import (
@@ -43,7 +44,7 @@ def handled_alone(layer: nn.Module) -> bool:
 def layer_gradients(layer: nn.Module, calls: Sequence[Call]) -> LayerGradients:
     """The gradients of ``layer`` after ``calls``, in single precision at least."""
     if not handled_alone(layer):  # torch.func runs the layer again, in the layer's own precision
-        with untouched_root_logger():
+        with needing("train", extra="training"), untouched_root_logger():
             from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
         return _built(layer, calls, ft_compute_per_sample_gradient, "torch.func")
     with full_precision_products(calls[0].backprops.device):
@@ -88,7 +89,7 @@ def remove_functorch_state(layer: nn.Module) -> None:
 
 
 def _registered_sampler(kind: type[nn.Module]) -> Sampler | None:
-    with untouched_root_logger():
+    with needing("train", extra="training"), untouched_root_logger():
         from opacus.grad_sample import GradSampleModule
     sampler: Sampler | None = GradSampleModule.GRAD_SAMPLERS.get(kind)
     return sampler
@@ -98,7 +99,8 @@ def is_recurrent(module: nn.Module) -> bool:
     """Whether it is one of Opacus's recurrent layers."""
     if _RECURRENT not in sys.modules:  # then there cannot be one
         return False
-    from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
+    with needing("train", extra="training"):
+        from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
 
     return isinstance(module, (DPRNN, DPLSTM, DPGRU))
 
@@ -107,6 +109,7 @@ def _is_recurrent_cell(kind: type[nn.Module]) -> bool:
     """Whether it is the linear layer in the cells of Opacus's recurrent layers."""
     if _RECURRENT not in sys.modules:
         return False
-    from opacus.layers.dp_rnn import RNNLinear
+    with needing("train", extra="training"):
+        from opacus.layers.dp_rnn import RNNLinear
 
     return kind is RNNLinear

@@ -1,14 +1,17 @@
 """Command lines take arguments in any order, and tell misuse with the usage of the command."""
 
 import argparse
+import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flower_app.__main__ import main as flower_app_main
+from flower_app.commands import plan
 from privacy.accounting.__main__ import main as accounting_main
 from privacy.audit.__main__ import main as audit_main
 from privacy.command_line import CommandParser
@@ -132,3 +135,19 @@ def test_misuse_is_answered_with_the_usage_of_the_command_that_was_given(
     said = capsys.readouterr().err
     assert re.match(rf"usage: python -m (privacy\.)?{usage} \[-h\]", said)
     assert re.search(error, said)
+
+
+def test_commands_say_when_kernels_are_compiled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("privacy.kernels")
+
+    def add_command(commands: Any) -> None:
+        waiting = commands.add_parser("plan")
+        waiting.set_defaults(run=lambda _: log.info("compiling kernels") or 0)
+
+    monkeypatch.setattr(plan, "add_command", add_command)
+    assert flower_app_main(["plan"]) == 0
+    assert capsys.readouterr().err == "compiling kernels\n"
+    log.info("to whoever listens")
+    assert capsys.readouterr().err == ""

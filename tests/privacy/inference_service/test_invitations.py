@@ -1,5 +1,6 @@
 """Tokens for so many hours and questions, and links that hold them."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 from flower_app.__main__ import main
 from privacy.inference_service import ServiceClient, TokenFile
 from privacy.inference_service.errors import ServiceError, TokenFileError
-from privacy.inference_service.tokens import Caller, Questions
+from privacy.inference_service.questions import Questions
+from privacy.inference_service.tokens import Caller
 from tests.privacy.inference_service.serving import Clock, Service
 
 Serve = Callable[..., AbstractContextManager[Service]]
@@ -27,10 +29,17 @@ def test_a_token_is_known_for_its_hours(tmp_path: Path) -> None:
     assert TokenFile(tmp_path / "tokens.json", clock=clock).caller(token) is None
 
 
-def test_so_many_questions_are_answered_and_no_more(serve: Serve, tmp_path: Path) -> None:
-    tokens = TokenFile(tmp_path / "tokens.json")
-    token = tokens.add("guest", questions=2)
-    with serve(tokens=tokens) as service:
+def test_so_many_questions_are_answered_and_no_more(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tokens.json"
+    token = TokenFile(file).add("guest", questions=3)
+    with serve(tokens=TokenFile(file)) as service:
+        service.tokens["guest"] = token
+        service.owner("guest").label()
+    assert main(["token", "list", str(file)]) == 0
+    assert "1 of 3 questions asked" in capsys.readouterr().out
+    with serve(tokens=TokenFile(file)) as service:  # started again
         service.tokens["guest"] = token
         owner = service.owner("guest")
         query = owner.query()
@@ -40,7 +49,7 @@ def test_so_many_questions_are_answered_and_no_more(serve: Serve, tmp_path: Path
             owner.send(query)  # is refused, and not counted
         owner.label()
         for asking in (owner, service.owner("guest")):  # other keys do not help
-            with pytest.raises(ServiceError, match="2 questions of this invitation") as refused:
+            with pytest.raises(ServiceError, match="3 questions of this invitation") as refused:
                 asking.label()
             assert (refused.value.code, refused.value.status) == ("used-up", 403)
 
@@ -53,12 +62,25 @@ def test_a_file_whose_count_is_no_number_is_refused(tmp_path: Path) -> None:
         TokenFile(path).caller(token)
 
 
-def test_a_question_that_fails_is_not_counted() -> None:
-    questions, guest = Questions(), Caller("guest", "owner", "id", questions=1)
-    with pytest.raises(OSError, match="lost"), questions.one_of(guest):
-        raise OSError("lost")
-    with questions.one_of(guest), pytest.raises(ServiceError), questions.one_of(guest):
-        pass
+def test_a_question_that_fails_is_not_counted_and_none_is_asked_twice(tmp_path: Path) -> None:
+    file, guest = tmp_path / "questions", Caller("guest", "owner", "id", questions=1)
+
+    async def asked() -> None:
+        one, other = Questions(file), Questions(file)  # two services with one file
+        with pytest.raises(OSError, match="lost"):
+            async with one.one_of(guest):
+                raise OSError("lost")
+        async with one.one_of(guest):
+            with pytest.raises(ServiceError, match="have been asked"):
+                async with other.one_of(guest):
+                    pass
+        assert other.asked(guest) == 1
+
+    asyncio.run(asked())
+    for content in ("[]", '{"id": -1}', "{"):
+        file.write_text(content)
+        with pytest.raises(TokenFileError, match="not a file of counts"):
+            Questions(file).asked(guest)
 
 
 @pytest.mark.parametrize(

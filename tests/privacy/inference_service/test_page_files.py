@@ -3,11 +3,13 @@
 import base64
 import gzip
 import hashlib
+import html
 import json
 import re
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,47 @@ def test_nothing_comes_from_elsewhere_and_nothing_runs_in_the_page_itself() -> N
     assert "default-src &#x27;none&#x27;" in text
     assert "unsafe" not in PAGE.policy
     assert {path for path in PAGE.files if path != "index.html"} >= {"browser/boot.js"}
-    # All of it, as it is sent.
-    assert sum(len(gzip.compress(content)) for content in PAGE.files.values()) < 100_000
+    for page in (PAGE.files, {"page.html": copy_of(PAGE).single_file}):
+        assert sum(map(len, page.values())) < 100_000  # unpacked
+        assert sum(len(gzip.compress(content)) for content in page.values()) < 45_000  # as sent
+
+
+def test_scripts_lose_their_comments_and_nothing_else() -> None:
+    for path in SOURCES.rglob("*.js"):
+        sent = PAGE.files[f"browser/{path.relative_to(SOURCES).as_posix()}"].decode()
+        assert "/**" not in sent
+        lines = iter(sent.splitlines())
+        for line in map(str.strip, path.read_text().splitlines()):
+            if (
+                "/**" not in line
+                and not line.startswith(("* ", "*/", "//"))
+                and line not in ("", "*")
+            ):
+                assert line in lines, (path, line)  # in their order
+
+
+def copy_of(page: Page) -> Page:
+    return replace(page, service="https://model.example:8443")
+
+
+def test_one_file_holds_every_script_with_its_hash() -> None:
+    page = copy_of(PAGE)
+    text = page.single_file.decode()
+    policy = html.unescape(text.partition('http-equiv="Content-Security-Policy" content="')[2])
+    for kind, tag in (("script-src", 'script type="module"'), ("style-src", "style")):
+        match = re.search(f"<{tag}>(.*?)</{tag.split()[0]}>", text, re.DOTALL)
+        assert match is not None
+        assert f"{kind} '{sha384(match[1].encode())}'" in policy
+    inside = dict(
+        re.findall(r'<script type="text/plain" id="(.*?)">(.*?)</script>', text, re.DOTALL)
+    )
+    modules = data(page)["modules"]
+    assert [name for name, _ in modules] == list(inside)
+    for name, integrity in modules:
+        assert inside[name].encode() == page.files[f"browser/{name}"]
+        assert integrity == sha384(inside[name].encode())
+    with pytest.raises(ValueError, match="name the service"):
+        _ = PAGE.single_file
 
 
 def test_a_heading_or_a_name_cannot_become_markup() -> None:
@@ -83,7 +124,8 @@ def test_a_heading_or_a_name_cannot_become_markup() -> None:
     [
         ({"inputs": "sounds"}, "inputs is 'sounds'"),
         ({"inputs": "hog"}, "which a page of hog does not make"),
-        ({"feature_names": ("one",)}, "1 names for 8"),
+        ({"feature_names": ("one",)}, "feature_names has 1 entries for 8"),
+        ({"feature_units": ("mmol/l",) * 9}, "feature_units has 9 entries for 8"),
         ({"service": "model.example"}, "write https://host:port"),
         ({"service": "javascript:alert(1)"}, "write https://host:port"),
         ({"contract": InputContract((2, 4), (0.0, 1.0), classes=2)}, "does not make"),
@@ -114,6 +156,11 @@ def test_the_command_writes_a_copy_and_its_hash(
         assert (folder / name).read_bytes() == content
     assert main([*command[:-1], "nowhere"]) == 1
     assert "https://host:port" in capsys.readouterr().err
+    file = tmp_path / "page.html"
+    assert main(["page", str(file), *command[2:]]) == 0
+    assert file.read_bytes() == page.single_file
+    digest = hashlib.sha256(page.single_file).hexdigest()
+    assert capsys.readouterr().out.split() == [digest, str(file)]
 
 
 def test_the_service_sends_the_page_to_everybody_with_strict_headers(serve: Serve) -> None:

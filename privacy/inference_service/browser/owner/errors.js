@@ -15,7 +15,12 @@ export class InputError extends Error {
   name = "InputError";
 }
 
-/** The plan cannot carry a release policy. */
+/** The plan cannot carry a release policy, or a key has released all that it may. */
 export class ReleaseError extends Error {
   name = "ReleaseError";
+}
+
+/** Kept keys cannot be used. */
+export class SecretsError extends Error {
+  name = "SecretsError";
 }

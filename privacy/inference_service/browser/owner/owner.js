@@ -1,7 +1,7 @@
 /** The data owner of one plan: makes keys, encrypts inputs, decrypts answers. */
 
 import { Packer, readLogits } from "./codec.js";
-import { InputError, MessageError } from "./errors.js";
+import { InputError, MessageError, SecretsError } from "./errors.js";
 import { SecretKey } from "./keys.js";
 import { HEADER_BYTES, openAnswer, sealMessage, sessionKey, TAGS } from "./messages.js";
 import { centredBinomial, randomBytes, ternary } from "./randomness.js";
@@ -13,6 +13,11 @@ import { expand, SEED_BYTES } from "./seeds.js";
 /** @typedef {import("./plan.js").Plan} Plan */
 /** @typedef {import("./release.js").Policy} Policy */
 /** @typedef {import("./release.js").Answer} Answer */
+/**
+ * @typedef {object} Secrets whoever has them reads all questions and answers under these keys
+ * @property {Uint8Array<ArrayBuffer>} session @property {Int8Array<ArrayBuffer>} coefficients
+ */
+/** @typedef {{nextId: number, released: number}} Counts of questions, and of released answers */
 
 const SESSION_KEY_BYTES = 32;
 const OPEN_QUERIES = 65536;
@@ -29,7 +34,7 @@ const OPEN_QUERIES = 65536;
 export class DataOwner {
   /** @type {Map<number, number>} */
   #open = new Map();
-  #nextId = 0;
+  #counts;
   #session;
   #mac;
   #secret;
@@ -38,10 +43,11 @@ export class DataOwner {
 
   /**
    * @param {Plan} plan @param {Policy} policy @param {SecretKey} secret @param {Packer} packer
-   * @param {Uint8Array<ArrayBuffer>} session @param {CryptoKey} mac
+   * @param {Uint8Array<ArrayBuffer>} session @param {CryptoKey} mac @param {Counts} counts
    */
-  constructor(plan, policy, secret, packer, session, mac) {
+  constructor(plan, policy, secret, packer, session, mac, counts = { nextId: 0, released: 0 }) {
     this.plan = plan;
+    this.#counts = { ...counts };
     this.#policy = policy;
     this.#secret = secret;
     this.#packer = packer;
@@ -53,13 +59,47 @@ export class DataOwner {
    * An owner with a fresh key.
    * @param {Plan} plan from `acceptPlan` @param {Policy} [policy]
    */
-  static async create(plan, policy = usualPolicy(plan)) {
+  static create(plan, policy) {
+    return DataOwner.#with(plan, policy, {
+      session: randomBytes(SESSION_KEY_BYTES),
+      coefficients: ternary(plan.degree),
+    });
+  }
+
+  /**
+   * The owner whose `secrets` and `counts` these are. Questions that were open are not any more.
+   * @param {Plan} plan the same @param {Policy | undefined} policy
+   * @param {Secrets} secrets @param {Counts} counts
+   */
+  static restore(plan, policy, { session, coefficients }, counts) {
+    const whole = coefficients.every((each) => each >= -1 && each <= 1);
+    if (session.length !== SESSION_KEY_BYTES || coefficients.length !== plan.degree || !whole) {
+      throw new SecretsError("these keys belong to another plan; make new ones");
+    }
+    return DataOwner.#with(plan, policy, { session, coefficients }, counts);
+  }
+
+  /**
+   * @param {Plan} plan @param {Policy | undefined} policy
+   * @param {{session: Uint8Array<ArrayBuffer>, coefficients: ArrayLike<number>}} secrets
+   * @param {Counts} [counts]
+   */
+  static async #with(plan, policy = usualPolicy(plan), { session, coefficients }, counts) {
     checkPolicy(policy, plan);
     const ring = new Ring(plan.degree, plan.prime_bits);
     const packer = await Packer.of(plan, ring);
-    const secret = new SecretKey(ring, ternary(plan.degree));
-    const session = randomBytes(SESSION_KEY_BYTES);
-    return new DataOwner(plan, policy, secret, packer, session, await sessionKey(session));
+    const secret = new SecretKey(ring, Float64Array.from(coefficients));
+    return new DataOwner(plan, policy, secret, packer, session, await sessionKey(session), counts);
+  }
+
+  /** For a place that is encrypted. @returns {Secrets} */
+  get secrets() {
+    return { session: this.#session, coefficients: Int8Array.from(this.#secret.coefficients) };
+  }
+
+  /** To be kept with `secrets` before a question or an answer leaves. @returns {Counts} */
+  get counts() {
+    return { ...this.#counts };
   }
 
   /**
@@ -118,7 +158,7 @@ export class DataOwner {
       );
       write(secret.encrypted(begun, rows, places), seed);
     }
-    const id = this.#nextId++;
+    const id = this.#counts.nextId++;
     this.#open.set(id, inputs.length);
     if (this.#open.size > OPEN_QUERIES) {
       this.#open.delete(/** @type {number} */ (this.#open.keys().next().value));
@@ -139,7 +179,7 @@ export class DataOwner {
     }
     this.#open.delete(queryId);
     const logits = readLogits(this.plan, this.#secret, body).slice(0, images);
-    return release(this.#policy, logits, this.plan);
+    return release(this.#policy, logits, this.plan, this.#counts.released++);
   }
 
   /** @param {number[]} places */

@@ -100,19 +100,42 @@ def test_a_picture_is_brought_to_a_digits_form_as_python_does(modules: Any, name
     assert difference.max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("name", "compiling", "count"), [("hog-linear", hog_model, 50), ("cnn", cnn_model, 6)]
-)
-def test_images_are_answered_as_in_the_clear(
+# Each picture is dropped into the page, and the answer read there.
+DROP_ALL = """async (pictures) => {
+    const status = document.getElementById("status");
+    const answers = [];
+    for (const picture of pictures) {
+        const bytes = Uint8Array.from(atob(picture), (each) => each.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], "digit.png", { type: "image/png" }));
+        const answered = new Promise((resolve) => {
+            const observer = new MutationObserver(() => {
+                if (!status.textContent.startsWith("Answered")) return;
+                observer.disconnect();
+                resolve();
+            });
+            observer.observe(status, { childList: true });
+        });
+        document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer }));
+        await answered;
+        answers.push(Number(document.querySelector("#answer strong").textContent));
+    }
+    return answers;
+}"""
+
+
+# The longest of the browser's tests: 50 encrypted questions to a network with squares.
+@pytest.mark.parametrize(("name", "compiling"), [("hog-linear", hog_model), ("cnn", cnn_model)])
+def test_fifty_images_are_answered_as_in_the_clear(
     chromium: Any,
     certificates: Certificates,
     tmp_path: Path,
     name: str,
     compiling: Callable[[], CompiledModel],
-    count: int,
 ) -> None:
     spec = MODELS[name]
-    images = strokes()[:count]
+    images = strokes()
+    assert len(images) == 50
     compiled = compiling()
     expected = compiled.predict(encode(images, spec.kind)).argmax(axis=1)
     assert len(set(expected.tolist())) > 1
@@ -125,15 +148,13 @@ def test_images_are_answered_as_in_the_clear(
             page = context.new_page()
             page.goto(f"{service.url}/#token={service.tokens['ada']}")
             told(page, READY)
-            answers = []
-            for number, image in enumerate(images):
-                page.locator("#status").evaluate("status => { status.textContent = ''; }")
-                page.get_by_label("Picture or photo").set_input_files(
-                    {"name": f"{number}.png", "mimeType": "image/png", "buffer": png(image)}
-                )
-                told(page, re.compile("^Answered"))
-                answers.append(int(page.locator("#answer strong").inner_text()))
-            assert answers == expected.tolist()
+            page.get_by_label("Picture or photo").set_input_files(
+                {"name": "0.png", "mimeType": "image/png", "buffer": png(images[0])}
+            )
+            told(page, re.compile("^Answered"))
+            assert int(page.locator("#answer strong").inner_text()) == expected[0]
+            pictures = [base64.b64encode(png(image)).decode() for image in images]
+            assert page.evaluate(DROP_ALL, pictures) == expected.tolist()
             for draw in (_with_the_mouse, _by_keyboard):
                 page.get_by_role("button", name="Clear").click()
                 draw(page)

@@ -1,0 +1,1 @@
+"""Households learn when a car is charged, in numpy alone."""

@@ -1,0 +1,70 @@
+"""What leaves the repository, as those who take it will check it."""
+
+import tomllib
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import click
+import pytest
+from flwr.cli.app_cmd.publish import _collect_file_paths, _validate_description, _validate_files
+from flwr.cli.build import build_fab_from_disk
+from flwr.cli.utils import validate_project_name
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from privacy.imports import EXTRAS
+from tools.release import hub_folder, owner_project
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hub_folder(tmp_path_factory.mktemp("hub"))
+
+
+def test_flower_hub_takes_the_folder(app: Path) -> None:
+    """By the checks of ``flwr app publish`` before it uploads: names, sizes, text."""
+    document = tomllib.loads((app / "pyproject.toml").read_text())
+    validate_project_name(app.name, "the folder")
+    _validate_description(document["project"]["description"])
+    assert len(document["project"]["description"]) < 200
+    try:
+        _validate_files(_collect_file_paths(app))
+    except click.ClickException as error:
+        pytest.fail(error.message)
+    settings = document["tool"]["flwr"]["app"]
+    assert settings["fab-format-version"] == 1
+    (flwr,) = (one for one in document["project"]["dependencies"] if one.startswith("flwr"))
+    assert Requirement(flwr).specifier.contains(Version(settings["flwr-version-target"]))
+
+
+def test_a_bundle_asks_for_what_the_app_needs_in_an_environment_of_flowers(app: Path) -> None:
+    with zipfile.ZipFile(BytesIO(build_fab_from_disk(app))) as opened:
+        sent = tomllib.loads(opened.read("pyproject.toml").decode())
+        names = set(opened.namelist())
+    assert names >= {"LICENSE", "flower_app/server_app.py", "privacy/imports.py"}
+    assert not [name for name in names if name.startswith("flower_app/commands")]
+    (group,) = sent["tool"]["uv"]["default-groups"]
+    (line,) = sent["dependency-groups"][group]
+    assert line == "bloomseal[bundle]"
+
+
+def test_the_page_on_flower_hub_says_what_it_is_about(app: Path) -> None:
+    """As its search and filters read it: YAML between two lines of dashes."""
+    _, front, text = (app / "README.md").read_text().split("---\n", 2)
+    keys = [line.partition(":")[0] for line in front.splitlines()]
+    assert keys == ["tags", "dataset", "framework"]
+    document = tomllib.loads((app / "pyproject.toml").read_text())
+    name = f"@{document['tool']['flwr']['app']['publisher']}/{document['project']['name']}"
+    assert f"flwr new {name}\n" in text
+    assert "num-supernodes" in text
+    assert "--node-config" in text
+
+
+def test_the_owners_wheel_asks_for_neither_flower_nor_pytorch() -> None:
+    asked = {Requirement(line).name for line in owner_project()["project"]["dependencies"]}
+    assert asked >= {"numpy", "cryptography", "numba", "httpx"}
+    heavy = set().union(*EXTRAS.values()) - EXTRAS["owner"] - EXTRAS[""]
+    assert not asked & (heavy | {"flwr", "dp-accounting", "safetensors"})

@@ -1,0 +1,86 @@
+"""Build what leaves this repository: ``python -m tools.release FOLDER`` (``make release``).
+
+- the wheel ``bloomseal``;
+- the wheel ``bloomseal-owner``: the same packages for who only asks encrypted questions, without
+  Flower among its dependencies. An extra cannot take a dependency away;
+- the folder ``bloomseal``, which is published on Flower Hub.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("flower_app", "strategies", "privacy")
+HUB_README = ROOT / "flower_app" / "README.md"
+# Training and its accounting, which an owner of questions has nothing to do with.
+_NOT_THE_OWNERS = {"flwr", "dp-accounting", "safetensors"}
+
+
+def wheel(project: Path, folder: Path) -> Path:
+    """The wheel of a project, built into a folder."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    before = set(folder.glob("*.whl"))
+    subprocess.run([*command, "--directory", str(folder)], cwd=project, check=True)
+    (built,) = set(folder.glob("*.whl")) - before
+    return built
+
+
+def owner_wheel(folder: Path) -> Path:
+    """The wheel ``bloomseal-owner``, built into a folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _copy_packages(Path(scratch))
+        shutil.copyfile(ROOT / "README.md", Path(scratch) / "README.md")
+        (Path(scratch) / "pyproject.toml").write_text(tomli_w.dumps(owner_project()))
+        return wheel(Path(scratch), folder)
+
+
+def owner_project() -> dict[str, Any]:
+    """``pyproject.toml`` of ``bloomseal-owner``."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = document["project"]
+    extras = project.pop("optional-dependencies")
+    project["name"] = "bloomseal-owner"
+    project["description"] = "Ask a bloomseal service encrypted questions"
+    project["dependencies"] = [
+        line for line in project["dependencies"] if Requirement(line).name not in _NOT_THE_OWNERS
+    ] + extras["owner"]
+    return document
+
+
+def hub_folder(folder: Path) -> Path:
+    """The app as Flower Hub takes it, a new folder in ``folder``."""
+    app = folder / "bloomseal"
+    app.mkdir()
+    _copy_packages(app)
+    (app / "flower_app" / HUB_README.name).unlink()
+    shutil.copyfile(HUB_README, app / "README.md")
+    shutil.copyfile(ROOT / "pyproject.toml", app / "pyproject.toml")
+    return app
+
+
+def _copy_packages(folder: Path) -> None:
+    for package in PACKAGES:
+        left_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, folder / package, ignore=left_out)
+    shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
+
+
+def main(folder: Path) -> None:
+    """Build all three into a folder, which is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    print(wheel(ROOT, folder.resolve()))
+    print(owner_wheel(folder.resolve()))
+    print(hub_folder(folder.resolve()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
