@@ -15,18 +15,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flower_app.models.specs import RECIPES
 from privacy.accounting import (
     Budget,
+    CyclicGroups,
     Full,
     GaussianRelease,
     Poisson,
     calibrate_noise_multiplier,
     epsilon,
 )
+from privacy.correlated_noise import MinSeparation, banded_coefficients, relative_error
 
 if TYPE_CHECKING:
     from torch import nn
 
+RATES_IN_TURNS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 TABLE = Path(__file__).with_name("measured.json")
 
@@ -91,6 +95,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class OwnModel:
+    """The bytes of a message with a model of the user's own, and its server's momentum."""
+
+    message_bytes: int
+    server_momentum: float
+
+
+@dataclass(frozen=True)
 class Option:
     """One way to spend the budget: q, T, and z, which is None where no noise fits.
 
@@ -152,13 +164,17 @@ class AccuracyRange:
 
 
 def options(
-    question: Question, *, rates: Sequence[float], rounds: Sequence[int], size: int | None = None
+    question: Question,
+    *,
+    rates: Sequence[float],
+    rounds: Sequence[int],
+    own: OwnModel | None = None,
 ) -> Iterator[Option]:
     """Work out every combination of sampling rate and number of rounds, one after another.
 
-    ``size`` is a message's bytes; by default those of the app's model of that name.
+    ``own`` has the figures of a model that is not the app's.
     """
-    size = message_bytes(question.model) if size is None else size
+    size = own.message_bytes if own else message_bytes(question.model)
     for count in rounds:
         for rate in rates:
             cohort = rate * question.population
@@ -179,6 +195,51 @@ def options(
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
+                round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
+            )
+
+
+def options_in_turns(
+    question: Question,
+    *,
+    rates: Sequence[float],
+    rounds: Sequence[int],
+    own: OwnModel | None = None,
+) -> Iterator[Option]:
+    """As :func:`options` with correlated noise, where each of b groups is asked in turn: q = 1/b.
+
+    ``noise_share`` is that of independent noise which would leave as much in the models. What a
+    client pays needs no secret, so that ε without amplification is ε.
+    """
+    size = own.message_bytes if own else message_bytes(question.model)
+    momentum = own.server_momentum if own else RECIPES[question.model].server_momentum
+    for count in rounds:
+        for rate in rates:
+            groups = CyclicGroups(round(1 / rate))
+            turns, cohort = groups.participations(count), question.population / groups.groups
+            try:
+                z: float | None = calibrate_noise_multiplier(
+                    sampling=Full(), rounds=turns, budget=question.budget
+                )
+            except ValueError:
+                z = None
+            left = relative_error(
+                banded_coefficients(groups.groups, rounds=count, momentum=momentum),
+                rounds=count,
+                participation=MinSeparation(groups.groups),
+                momentum=momentum,
+            )
+            yield Option(
+                sampling_rate=rate,
+                rounds=count,
+                noise_multiplier=z,
+                cohort=cohort,
+                epsilon_without_amplification=None
+                if z is None
+                else _without_amplification(z, turns, question.budget.delta),
+                noise_share=None if z is None else z * left / cohort,
+                round_bytes=2 * size * cohort,
+                client_bytes=2 * size * turns,
                 round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
             )
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
-from math import ceil, inf, isfinite, sqrt
+from math import ceil, inf, isclose, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from privacy.accounting import Budget
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 MODES = ("clients", "silos")
+MECHANISMS = ("lattice", "banded")
 _CHOICES: Mapping[str, Iterable[str]] = {
     "mode": MODES,
     "dataset": DATASETS,
@@ -23,6 +24,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "model": tuple(MODELS),
     "secure_aggregation": SECURE_AGGREGATION,
     "noise_placement": ("central", "distributed"),
+    "mechanism": MECHANISMS,
     "encrypted_round_release": ("noised", "public"),
 }
 PATHS_OF_THE_SERVER = (
@@ -88,10 +90,10 @@ _USUAL_NAMES: Mapping[str, str] = {
 
 _OF_MODE: Mapping[str, str] = {
     "clients": "population min_available_nodes local_learning_rate local_steps "
-    "example_clipping_norm sampling_rate weight_cap total_weight secure_aggregation min_clients "
-    "max_clients max_corrupt_fraction max_dropout_fraction dropout_probability noise_placement "
-    "client_public_keys record_epsilon record_delta records_per_client encrypted_round_images "
-    "encrypted_round_release encrypted_round_noise_multiplier",
+    "example_clipping_norm sampling_rate mechanism weight_cap total_weight secure_aggregation "
+    "min_clients max_clients max_corrupt_fraction max_dropout_fraction dropout_probability "
+    "noise_placement client_public_keys record_epsilon record_delta records_per_client "
+    "encrypted_round_images encrypted_round_release encrypted_round_noise_multiplier",
     "silos": "silos colluders records record_sampling_rate evaluate_every "
     "evaluation_noise_multiplier",
 }
@@ -180,6 +182,7 @@ class Settings:
 
     # Sampling, budget and noise of the client-level guarantee.
     sampling_rate: float = 0.1
+    mechanism: str = "lattice"
     epsilon: float = 3.0
     delta: float = 1e-5
     clipping_norm: float = 0.0
@@ -311,6 +314,8 @@ class Settings:
         the run broke off pays twice.
         """
         mean = self.rounds * self.sampling_rate
+        if self.groups:
+            return 1 + ceil(mean)
         return 1 + max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
 
     @property
@@ -331,6 +336,11 @@ class Settings:
             own = OWN_SILO_RECIPES if self.has_silos else OWN_RECIPES
             return asdict(own[self.model if self.model in own else "mlp"])
         return asdict((SILO_RECIPES if self.has_silos else RECIPES)[self.model])
+
+    @property
+    def groups(self) -> int:
+        """Of clients that take turns, under correlated noise; 0 where everybody may be drawn."""
+        return round(1 / self.sampling_rate) if self.mechanism == "banded" else 0
 
     def partition_spec(self, clients: int) -> PartitionSpec:
         """How a simulation divides the images among this many clients."""
@@ -384,6 +394,12 @@ class Settings:
                 self.secure_aggregation == "honest-but-curious",
                 "'central' unless secure-aggregation = honest-but-curious",
             )
+        if self.groups:
+            whole = isclose(self.groups * self.sampling_rate, 1, rel_tol=1e-3)
+            expected = "one over the number of groups that take turns, as 0.1 or 0.25"
+            self._need("sampling_rate", whole and self.groups > 1, f"{expected}, with banded noise")
+            central = self.noise_placement == "central"
+            self._need("noise_placement", central, "'central' with mechanism = banded")
         if self.weight_cap or self.total_weight:
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive: capped weights need both")

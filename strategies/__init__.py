@@ -25,9 +25,11 @@ import privacy.imports
 
 # The strategies and their arguments
 from privacy.accounting import Budget as Budget
+from privacy.accounting import CyclicGroups as CyclicGroups
 from privacy.accounting import FixedSize as FixedSize
 from privacy.accounting import Full as Full
 from privacy.accounting import Poisson as Poisson
+from privacy.correlated_noise import BandedMF as BandedMF
 from strategies.checkpoint import Checkpointing as Checkpointing
 from strategies.clipping import AdaptiveClipping as AdaptiveClipping
 from strategies.clipping import Clipping as Clipping

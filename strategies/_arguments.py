@@ -4,7 +4,16 @@ import math
 from typing import cast, get_args
 
 from privacy import arguments
-from privacy.accounting import Accountant, Adjacency, Budget, Event, FixedSize, Sampling
+from privacy.accounting import (
+    Accountant,
+    Adjacency,
+    Budget,
+    CyclicGroups,
+    Event,
+    FixedSize,
+    Sampling,
+)
+from privacy.correlated_noise import BandedMF
 from privacy.mechanisms import LatticeGaussian, Randomness
 from strategies.checkpoint import Checkpointing
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
@@ -63,8 +72,10 @@ def check_kinds(
     *, sampling: object, clipping: object, budget: object, reserve: object, **given: object
 ) -> None:
     """Refuse arguments of the wrong kind by name, before anything is opened or spent."""
-    rules = "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N) or Full()"
-    arguments.of_kind("sampling", sampling, get_args(Sampling), rules)
+    rules = (
+        "Poisson(q), where FedAvg has fraction_train=q, FixedSize(m, N), Full() or CyclicGroups(b)"
+    )
+    arguments.of_kind("sampling", sampling, (*get_args(Sampling), CyclicGroups), rules)
     clipping_rule(clipping)
     limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
     arguments.of_kind("budget", budget, (Budget,), limit)
@@ -83,7 +94,11 @@ def check_kinds(
         arguments.of_kind(name, given[name], (kind, type(None)), give)
     for name, members, give in (
         ("weighting", ("weight", "total"), "UniformWeights() or CappedWeights(...)"),
-        ("mechanism", ("name", "open", "account"), "LatticeGaussian() or ContinuousGaussian()"),
+        (
+            "mechanism",
+            ("name", "open", "account"),
+            "LatticeGaussian(), ContinuousGaussian() or BandedMF(bands)",
+        ),
     ):
         if given[name] is not None:
             arguments.has(name, given[name], members, give)
@@ -106,7 +121,7 @@ def clipping_rule(clipping: object) -> Clipping:
     return cast("Clipping", clipping)
 
 
-def guarantee(sampling: Sampling) -> tuple[Adjacency, Accountant]:
+def guarantee(sampling: Sampling | CyclicGroups) -> tuple[Adjacency, Accountant]:
     """The adjacency of the guarantee, and the tightest accountant that can express the sampling."""
     if isinstance(sampling, FixedSize):
         return Adjacency.REPLACE_ONE, "rdp"
@@ -153,7 +168,7 @@ def check_needs_no_single_reply(
 ) -> None:
     """Refuse settings under which the server would need a single client's reply."""
     mechanism, weighting, metrics = setup.mechanism, setup.weighting, setup.metrics
-    if not isinstance(mechanism, LatticeGaussian):
+    if not isinstance(mechanism, LatticeGaussian | BandedMF):
         raise ValueError(
             f"mechanism is {mechanism.name!r}; secure aggregation adds up integers: "
             "leave it at LatticeGaussian()"

@@ -14,7 +14,7 @@ from flwr.supercore import log
 
 from privacy import arguments
 from privacy.accounting import Accountant, Adjacency, Budget, Event, Position
-from strategies.checkpoint import Checkpoint, Checkpointing, RunState, lasting_path
+from strategies.checkpoint import Checkpoint, Checkpointing, NoiseRows, RunState, lasting_path
 from strategies.clipping import Clipping
 from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry
@@ -155,6 +155,21 @@ class AccountedStrategy(Strategy):
     def report(self) -> PrivacyReport:
         """The guarantee as it stands, with all that the ledger holds."""
         raise NotImplementedError
+
+    # Of a strategy whose noise has a past --------------------------------------------------------
+
+    def _settled(self, planned: int, parameters: int) -> None:
+        """The noise multiplier is known, and the state is that of the round before the first.
+
+        ``planned`` rounds are to come, for a model of so many ``parameters``.
+        """
+
+    def _noise_rows(self) -> NoiseRows | None:
+        """After a round: the correlated noise that its model holds."""
+        return None
+
+    def _finished(self) -> None:
+        """The run has played its last round, and its checkpoint is written."""
 
     # The run's state ---------------------------------------------------------------------------
 
@@ -325,6 +340,8 @@ class AccountedStrategy(Strategy):
             self._run.locate(grid)  # refuses a population that has no place for all
             arrays, first = self._prepare(given)
             result = self._run.play(self, given, arrays, first, self._keep)
+            if not self._run.has_ended():
+                self._finished()
             result.privacy = self.report()
         ended = "Ended early" if self._run.has_ended() else "Finished"
         log(INFO, "%s: ε = %.4g at δ = %g", ended, result.privacy.epsilon, self.budget.delta)
@@ -350,6 +367,8 @@ class AccountedStrategy(Strategy):
         else:
             log(INFO, "Starting %s, rounds %d to %d:", type(self).__name__, first, given.num_rounds)
         self.summary()
+        if first <= given.num_rounds:
+            self._settled(given.num_rounds - first + 1, size)
         log(
             INFO,
             "\t     %s",
@@ -363,5 +382,10 @@ class AccountedStrategy(Strategy):
         if (path := self.checkpointing.path) is not None:
             position = self._privacy_budget.ledger.position
             self._run.state.save(
-                Path(path), number, arrays, position=position, settings=self._settings()
+                Path(path),
+                number,
+                arrays,
+                position=position,
+                settings=self._settings(),
+                rows=self._noise_rows(),
             )

@@ -2,18 +2,26 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from privacy.accounting import Poisson, Sampling
-from privacy.audit import AuditResult, audit, poisson_cohort_p_value
+from privacy.accounting import CyclicGroups, Poisson, Sampling
+from privacy.audit import (
+    AuditResult,
+    audit,
+    correlated_noise_p_values,
+    poisson_cohort_p_value,
+    separation_p_value,
+)
+from privacy.audit.correlated import SEPARATION
+from privacy.correlated_noise import BandedMF
 from privacy.mechanisms import Randomness, SystemRandomness
 from strategies.dp_fedavg import DPFedAvg
 from strategies.errors import PopulationExceededError
@@ -96,15 +104,60 @@ class _CountingGrid(InProcessGrid):
         super().__init__(app, nodes)
         self._config_key = config_key
         self.cohort_sizes: Counter[int] = Counter()
+        self.cohorts: list[set[int]] = []
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Count, then push."""
         pushed = list(messages)
+        training = [m for m in pushed if m.metadata.message_type == MessageType.TRAIN]
+        if training:
+            self.cohorts.append({message.metadata.dst_node_id for message in training})
         for message in pushed:
             if message.metadata.message_type == MessageType.TRAIN:
                 config = message.content.config_records[self._config_key]
                 self.cohort_sizes[int(str(config["server-round"]))] += 1
         return super().push_messages(pushed)
+
+
+def _still(message: Message, context: Context) -> Message:
+    """A client that sends the model back as it came, so that a round is noise alone."""
+    (name,) = message.content.array_records
+    arrays = message.content.array_records[name]
+    metrics = MetricRecord({"num-examples": 1.0})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+
+def _noise_alone(
+    strategy: DPFedAvg, arrays: ArrayRecord, *, nodes: int, rounds: int
+) -> dict[str, float]:
+    """P-values of a run's correlated noise and turns, its clients moving nothing."""
+    mechanism, sampling = strategy.mechanism, strategy.sampling
+    if not isinstance(mechanism, BandedMF) or not isinstance(sampling, CyclicGroups):
+        return {}
+    app = ClientApp()
+    app.train()(_still)
+    grid = _CountingGrid(app, nodes, strategy.record_keys.config)
+    steps: list[npt.NDArray[np.float64]] = []
+    optimizer = strategy.optimizer
+    inner = optimizer.step
+
+    def step(model: Sequence[Any], update: Sequence[Any]) -> list[Any]:
+        steps.append(np.concatenate([np.ravel(u).astype(np.float64) for u in update]))
+        return inner(model, update)
+
+    optimizer.step = step  # type: ignore[method-assign, assignment]
+    strategy.start(grid, arrays, num_rounds=rounds)
+    momentum = float(getattr(optimizer, "momentum", 0.0))
+    factor = mechanism.factor(rounds=rounds, momentum=momentum)
+    norm, denominator = strategy.clipping.norm, strategy.denominator
+    return {
+        **correlated_noise_p_values(
+            np.array(steps) * denominator / norm,
+            factor.coefficients,
+            sigma=strategy.noise_multiplier * factor.norm,
+        ),
+        SEPARATION: separation_p_value(grid.cohorts, separation=sampling.groups),
+    }
 
 
 def audit_strategy(
@@ -129,7 +182,9 @@ def audit_strategy(
     - *less a second run*: the same, less what a second run without any canary did. It changes
       nothing where noise is fresh, and finds noise that comes from a seed or is used twice.
 
-    With Poisson sampling the sizes of the cohorts are tested too.
+    With Poisson sampling the sizes of the cohorts are tested too. With correlated noise a further
+    run, whose clients send the model back as it came, shows the noise alone: its size, its factor,
+    that no round is given another's, and that nobody is asked before its turn.
 
     **Guarantee.** That of :func:`privacy.audit.audit`: a correct strategy is contradicted in at
     most a fraction ``1 - confidence`` of audits.
@@ -143,7 +198,7 @@ def audit_strategy(
     ----------
     make_strategy : callable
         Given an empty folder for the ledger, returns the strategy as it will be used, with a
-        population of ``clients + canaries``. Called twice.
+        population of ``clients + canaries``. Called twice, or with correlated noise three times.
     client_app : ClientApp
         Of the ordinary clients, on partitions 0 to ``clients - 1``.
     initial_arrays : ArrayRecord
@@ -169,7 +224,7 @@ def audit_strategy(
     size = sum(array.size for array in ModelSchema(initial_arrays).arrays)
     directions = _Directions.draw(canaries, size, randomness=source)
     nobody = np.zeros(canaries, dtype=np.bool_)
-    claims: list[tuple[PrivacyReport, Sampling]] = []  # of both runs
+    claims: list[tuple[PrivacyReport, Sampling | CyclicGroups]] = []  # of both runs
     cohort_sizes: list[int] = []
     another_population = (
         f"the strategy's population must be clients + canaries = {clients + canaries}"
@@ -208,6 +263,12 @@ def audit_strategy(
             cohort_sizes, population=clients + canaries, rate=sampling.rate
         )
 
+    def correlated() -> dict[str, float]:
+        with tempfile.TemporaryDirectory(prefix="audit-") as folder:
+            strategy = make_strategy(Path(folder))
+            nodes = clients + canaries
+            return _noise_alone(strategy, initial_arrays, nodes=nodes, rounds=num_rounds)
+
     return audit(
         run,
         canaries=canaries,
@@ -216,6 +277,7 @@ def audit_strategy(
         confidence=confidence,
         guesses=guesses,
         cohort_p_value=cohorts,
+        p_values=correlated,
         randomness=source,
     )
 

@@ -79,12 +79,16 @@ class Checkpointing:
         elif self.resume is not None and self.resume is not True:
             object.__setattr__(self, "resume", lasting_path("checkpointing.resume", self.resume))
 
+    @property
+    def source(self) -> Path | None:
+        """The file that a run goes on from, whether it is there or not; None for a new run."""
+        where = self.path if isinstance(self.resume, bool) else self.resume
+        return None if where is None else Path(where)
+
     def load(self, settings: str) -> "Checkpoint | None":
         """The checkpoint to go on from, of a run with these settings; None for a new run."""
-        where = self.path if isinstance(self.resume, bool) else self.resume
-        if where is None:
+        if (source := self.source) is None:
             return None
-        source = Path(where)
         if not source.exists():
             if self.resume is True:
                 return None
@@ -126,6 +130,21 @@ class Checkpointing:
 
 
 @dataclass(frozen=True)
+class NoiseRows:
+    """How many rows of an instance of correlated noise were begun; both are public.
+
+    Attributes
+    ----------
+    instance : str
+        Its name in the ledger.
+    count : int
+    """
+
+    instance: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The state after a round.
 
@@ -145,6 +164,8 @@ class Checkpoint:
         The run's privacy settings, as JSON; a resumed run must have the same.
     arrays : mapping of str to ndarray
         Everything numeric, by slot: ``model/…``, ``optimizer/…``, ``average/…``, ``clipping/…``.
+    rows : NoiseRows or None
+        The correlated noise that the model holds, where there is such.
     """
 
     run: str
@@ -153,6 +174,7 @@ class Checkpoint:
     position: Position
     settings: str
     arrays: Mapping[str, Vector]
+    rows: "NoiseRows | None" = None
 
     def slot(self, name: str) -> dict[str, Vector]:
         """The arrays of one slot, by their names within it."""
@@ -169,6 +191,7 @@ class Checkpoint:
                 "noise_multiplier": self.noise_multiplier,
                 "position": [self.position.records, self.position.digest],
                 "settings": self.settings,
+                **({} if self.rows is None else {"rows": [self.rows.instance, self.rows.count]}),
             }
         )
         metadata = {"format": _FORMAT, "state": state, "digest": _digest(state, arrays)}
@@ -207,6 +230,7 @@ class Checkpoint:
             position=Position(*state["position"]),
             settings=state["settings"],
             arrays=arrays,
+            rows=NoiseRows(*state["rows"]) if "rows" in state else None,
         )
 
 
@@ -281,7 +305,14 @@ class RunState:
         return ModelSchema(arrays).record(self.average) if self.average else arrays
 
     def save(
-        self, path: Path, number: int, arrays: ArrayRecord, *, position: Position, settings: str
+        self,
+        path: Path,
+        number: int,
+        arrays: ArrayRecord,
+        *,
+        position: Position,
+        settings: str,
+        rows: NoiseRows | None = None,
     ) -> None:
         """Write a checkpoint of the state after a round, with its model."""
         if self.noise_multiplier is None:
@@ -301,6 +332,7 @@ class RunState:
             position=position,
             settings=settings,
             arrays=slots,
+            rows=rows,
         )
         try:
             checkpoint.save(path)

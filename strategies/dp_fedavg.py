@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from privacy import arguments
-from privacy.accounting import Adjacency, Budget, Event, Sampling
+from privacy.accounting import Adjacency, Budget, CyclicGroups, Event, Sampling
+from privacy.correlated_noise import BandedMF
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from strategies import _arguments
 from strategies.accounted_strategy import AccountedStrategy
-from strategies.checkpoint import Checkpointing, settings_text
+from strategies.checkpoint import Checkpointing, NoiseRows, settings_text
 from strategies.clipping import Clipping
+from strategies.correlated_rounds import CorrelatedRounds, check_correlated
 from strategies.description import log_settings, privacy_report
 from strategies.metrics import Metrics
 from strategies.population import ClientRegistry, Population, expected_fraction
@@ -40,9 +43,9 @@ class DPFedAvg(AccountedStrategy):
     more than S, whatever it sends.
 
     **Assumptions.** The server is trusted to run this code and to keep raw updates to itself
-    (with ``secure_aggregation`` it has their sum only). Clients cannot tell who was drawn. The
-    population, the weights' cap and total and all settings are public or chosen without looking
-    at clients' data.
+    (with ``secure_aggregation`` it has their sum only). Clients cannot tell who was drawn (with
+    ``CyclicGroups`` of rate 1 they may). The population, the weights' cap and total and all
+    settings are public or chosen without looking at clients' data.
 
     **Not covered.** Privacy *from* the server; the choice of hyper-parameters, if it looked at
     clients' data; timing; metrics declared public; entries about lost or absent clients on the
@@ -55,9 +58,9 @@ class DPFedAvg(AccountedStrategy):
     population : Population or int
         A frozen list of the clients' identities, all others being ignored; or the number N of all
         clients. A run does not begin, or stops, where more than N connect.
-    sampling : Poisson, FixedSize or Full
-        Draws each round's cohort. Poisson and full participation protect against adding or
-        removing one client, a fixed size against replacing one.
+    sampling : Poisson, FixedSize, Full or CyclicGroups
+        Draws each round's cohort. A fixed size protects against replacing one client, the others
+        against adding or removing one. ``CyclicGroups`` goes with ``BandedMF``.
     clipping : float, FlatClipping, PerLayerClipping or AdaptiveClipping
         The clipping norm S, or the rule for it.
     budget : Budget
@@ -76,7 +79,8 @@ class DPFedAvg(AccountedStrategy):
     weighting : Weighting
         Default: ``UniformWeights()``.
     mechanism : SumMechanism
-        Default: ``LatticeGaussian()``, safe in finite precision.
+        Default: ``LatticeGaussian()``, safe in finite precision. ``BandedMF(bands)``: noise that
+        later rounds take back in part, which needs no secret cohort.
     optimizer : ServerOptimizer
         Steps the model by the noisy average. Default: ``ServerSGD()``, plain averaging.
     metrics : Metrics
@@ -122,7 +126,7 @@ class DPFedAvg(AccountedStrategy):
         self,
         *,
         population: Population | int,
-        sampling: Sampling,
+        sampling: Sampling | CyclicGroups,
         clipping: Clipping | float,
         budget: Budget,
         ledger: str | os.PathLike[str],
@@ -154,15 +158,27 @@ class DPFedAvg(AccountedStrategy):
         )
         registry = ClientRegistry(population)
         size = registry.size
-        self.sampling: Sampling = sampling
+        self.sampling: Sampling | CyclicGroups = sampling
         self.weighting: Weighting = UniformWeights() if weighting is None else weighting
         self.mechanism: SumMechanism = LatticeGaussian() if mechanism is None else mechanism
         self.metrics = Metrics() if metrics is None else metrics
         self.secure_aggregation = secure_aggregation
         z = _arguments.noise_multiplier(noise_multiplier, budget)
-        if z is not None:
-            self.mechanism.account(noise_multiplier=z, sampling=sampling)
         rule = _arguments.clipping_rule(clipping)
+        server_optimizer = ServerSGD() if optimizer is None else optimizer
+        if isinstance(self.mechanism, BandedMF):
+            check_correlated(
+                self.mechanism,
+                sampling,
+                clipping=rule,
+                optimizer=server_optimizer,
+                secure_aggregation=secure_aggregation,
+            )
+        elif isinstance(sampling, CyclicGroups):
+            raise ValueError(
+                f"sampling is {sampling}; groups that take turns go with correlated noise: give "
+                f"mechanism=BandedMF({sampling.groups}), or BandedMF(1) for independent noise"
+            )
         self._round_setup = RoundSetup(
             population=size,
             sampling=sampling,
@@ -173,12 +189,16 @@ class DPFedAvg(AccountedStrategy):
             randomness=SystemRandomness() if randomness is None else randomness,
             sampling_rate=expected_fraction(sampling, size),
         )
+        if z is not None:
+            drawn = self._setup.cohort_sampling
+            self.mechanism.account(noise_multiplier=z, sampling=drawn)
         guarantee = _arguments.guarantee(sampling)
         if guarantee[0] is Adjacency.REPLACE_ONE:
             _arguments.check_accounted_by_replacement(rule, self.metrics)
         if secure_aggregation is not None:
             _arguments.check_needs_no_single_reply(secure_aggregation, rule, self._setup)
         self._evaluate_round: EvaluateRound | None = None
+        self._correlated: CorrelatedRounds | None = None
         super().__init__(
             registry=registry,
             ledger=ledger,
@@ -186,7 +206,7 @@ class DPFedAvg(AccountedStrategy):
             unit_name=registry.name,
             guarantee=guarantee,
             clipping=rule,
-            optimizer=ServerSGD() if optimizer is None else optimizer,
+            optimizer=server_optimizer,
             noise_multiplier=z,
             checkpointing=checkpointing,
             min_available_nodes=_arguments.available_nodes(min_available_nodes, size),
@@ -200,10 +220,42 @@ class DPFedAvg(AccountedStrategy):
 
     def _make_rounds(self) -> Rounds:
         secure = self.secure_aggregation
-        return ClearRounds(self._setup) if secure is None else MaskedRounds(self._setup, secure)
+        rounds = ClearRounds(self._setup) if secure is None else MaskedRounds(self._setup, secure)
+        self._correlated = None
+        if isinstance(self.mechanism, BandedMF) and isinstance(self.sampling, CyclicGroups):
+            momentum = float(getattr(self._initial_optimizer, "momentum", 0.0))
+            self._correlated = CorrelatedRounds(
+                self._setup, self.mechanism, self.sampling, rounds, momentum=momentum
+            )
+            source = self.checkpointing.source
+            if self._resumed is not None and source is not None:
+                self._correlated.take_up(self._resumed, source, self._privacy_budget.paid.records)
+            return self._correlated
+        return rounds
+
+    def _settled(self, planned: int, parameters: int) -> None:
+        if self._correlated is not None:
+            self._correlated.begin(
+                None if self.checkpointing.path is None else Path(self.checkpointing.path),
+                rounds=planned,
+                parameters=parameters,
+                clipping=self._run.state.clipping,
+                z=self.noise_multiplier,
+            )
+
+    def _noise_rows(self) -> NoiseRows | None:
+        return None if self._correlated is None else self._correlated.settle()
+
+    def _finished(self) -> None:
+        if self._correlated is not None:
+            self._correlated.forget()
 
     def _draw(self, server_round: int, grid: Grid) -> tuple[list[int], int]:
-        return self._run.draw(f"round {server_round}, train", self.sampling, grid)
+        name, drawn = f"round {server_round}, train", self._setup.cohort_sampling
+        if self._correlated is None:
+            return self._run.draw(name, drawn, grid)
+        turn = self._correlated.begin_row()
+        return self._run.draw(name, drawn, grid, may_take_part=turn)
 
     def _evaluation_cost(self) -> EvaluationCost:
         events = tuple(self._setup.evaluation_events)
@@ -239,6 +291,11 @@ class DPFedAvg(AccountedStrategy):
     def clipping(self) -> Clipping:
         """The clipping, with this round's norm."""
         return self._run.state.clipping
+
+    @property
+    def denominator(self) -> float:
+        """The public number q·W by which a round's sum is divided."""
+        return self._setup.denominator
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

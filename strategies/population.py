@@ -13,7 +13,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from privacy import arguments
-from privacy.accounting import FixedSize, Full, Poisson, Sampling
+from privacy.accounting import CyclicGroups, FixedSize, Full, Poisson, Sampling
 from privacy.files import write_durably
 from privacy.mechanisms import Randomness
 from strategies.errors import PopulationExceededError
@@ -168,6 +168,10 @@ class ClientRegistry:
                 newest[place] = node
         return {place: node.node_id for place, node in newest.items()}, ignored
 
+    def identity(self, place: int) -> str | None:
+        """Who holds a place; None where nobody does yet."""
+        return self._places[place] if place < len(self._places) else None
+
     def _place(self, identity: str) -> int | None:
         if identity not in self._taken and not self._listed:
             if len(self._places) == self.size:
@@ -202,8 +206,10 @@ def draw_cohort(
     return np.sort(np.argsort(keys)[: sampling.cohort])
 
 
-def expected_fraction(sampling: Sampling, population: int) -> float:
+def expected_fraction(sampling: Sampling | CyclicGroups, population: int) -> float:
     """The public fraction of the population that a round is expected to draw."""
+    if isinstance(sampling, CyclicGroups):
+        return sampling.rate / sampling.groups
     if isinstance(sampling, Poisson):
         return float(sampling.rate)
     if isinstance(sampling, FixedSize):

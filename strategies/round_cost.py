@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,7 +59,7 @@ class RoundCost:
 
     def training(self, z: float) -> list[Event]:
         """Paid for a round's training, whether it opens or not."""
-        return [self.release(z), *self._presence]
+        return [self.rounds.due(event) for event in (self.release(z), *self._presence)]
 
     def round(self, z: float, number: int) -> list[Event]:
         """All that is paid for the round of this number."""
@@ -71,11 +72,24 @@ class RoundCost:
 
     def beside_models(self, rounds: int) -> Counter[Event]:
         """All that is paid for so many rounds but their models."""
-        return self.evaluations(rounds) + repeated(self._presence, rounds)
+        return self.evaluations(rounds) + self._in_turn(self._presence, rounds)
 
     def all(self, z: float, rounds: int) -> Counter[Event]:
         """All that is paid for so many rounds."""
-        return repeated([self.release(z)], rounds) + self.beside_models(rounds)
+        return self._in_turn([self.release(z)], rounds) + self.beside_models(rounds)
+
+    def participations(self, rounds: int) -> int:
+        """The most that one client pays for, of so many rounds."""
+        return -(-rounds // self.rounds.turns)
+
+    def _in_turn(self, events: Sequence[Event], rounds: int) -> Counter[Event]:
+        """Events of so many rounds from this one on, as they are paid; counted."""
+        turns = self.rounds.turns
+        counts: Counter[Event] = Counter()
+        for ahead in range(min(turns, rounds)):
+            for event in events:
+                counts[self.rounds.due(event, ahead)] += -(-(rounds - ahead) // turns)
+        return counts
 
     def noise_length(self, z: float) -> float:
         """How long the noise on its average is, in clipping norms: z·√d/(q·W)."""
@@ -120,7 +134,7 @@ def settled_noise(
 def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
     """The least z with which so many rounds fit; refused if it is ten times a first run's."""
     besides = cost.beside_models(rounds)
-    z = budget.calibrate(cost.setup.sampling, rounds=rounds, release=cost.release, besides=besides)
+    z = _calibrate(budget, cost, rounds)
     if z is None:
         taken, remedies = _beside_training(budget, cost, rounds)
         if math.isfinite(budget.epsilon_with(besides)):
@@ -149,6 +163,15 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
     if bought_alone(_WARNED):
         return z, [f"{left}, more than {_WARNED} times the noise of a first run."]
     return z, []
+
+
+def _calibrate(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> float | None:
+    return budget.calibrate(
+        cost.setup.cohort_sampling,
+        rounds=cost.participations(rounds),
+        release=cost.release,
+        besides=cost.beside_models(rounds),
+    )
 
 
 def _check_rounds(
@@ -225,10 +248,7 @@ def _noise_needed(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> list[s
     """The z with which all rounds would fit what is left, and that with which one would."""
     remedies = []
     for number, words in ({rounds: f"all {rounds} rounds"} | {1: "one round"}).items():
-        besides = cost.beside_models(number)
-        z = budget.calibrate(
-            cost.setup.sampling, rounds=number, release=cost.release, besides=besides
-        )
+        z = _calibrate(budget, cost, number)
         if z is not None:
             remedies.append(f"give a noise_multiplier of {_rounded_up(z)} or more for {words}")
     return remedies

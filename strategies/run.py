@@ -159,16 +159,27 @@ class Run:
             self.stop(str(error))
             return {}, 0
 
-    def draw(self, name: str, sampling: Sampling, grid: Grid) -> tuple[list[int], int]:
+    def draw(
+        self,
+        name: str,
+        sampling: Sampling,
+        grid: Grid,
+        *,
+        may_take_part: Callable[[str], bool] | None = None,
+    ) -> tuple[list[int], int]:
         """Draw over the whole population, then look who is connected; never draw again.
 
-        Returns those drawn who are connected, and how many were drawn.
+        Returns those drawn who are connected, and how many were drawn. Where it is given,
+        ``may_take_part`` says of each identity that was drawn whether its turn has come.
         """
         size = self._registry.size
-        drawn = draw_cohort(sampling, size, randomness=self._randomness)
+        drawn = draw_cohort(sampling, size, randomness=self._randomness).tolist()
         node_of, ignored = self.locate(grid)
         self.faults.connected(node_of)
-        nodes = [node_of[place] for place in drawn.tolist() if place in node_of]
+        if may_take_part is not None:
+            identities = [(place, self._registry.identity(place)) for place in drawn]
+            drawn = [place for place, name in identities if name and may_take_part(name)]
+        nodes = [node_of[place] for place in drawn if place in node_of]
         operator_log.info(
             "%s: drew %d of %d, %d connected, asking %d; %d unknown nodes ignored",
             name,

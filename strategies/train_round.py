@@ -3,15 +3,23 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from privacy.accounting import AdditiveDelta, Event, Sampling, joint_noise_multiplier
-from privacy.mechanisms import ClippingGeometry, Randomness, SumMechanism
+from privacy.accounting import (
+    AdditiveDelta,
+    CyclicGroups,
+    Event,
+    Full,
+    Sampling,
+    joint_noise_multiplier,
+)
+from privacy.correlated_noise import BandedMF
+from privacy.mechanisms import ClippingGeometry, LatticeNoise, Randomness, SumMechanism
 from privacy.mechanisms.errors import UpdateError
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.errors import Fault, ReplyError
@@ -96,8 +104,12 @@ class Setup(Protocol):
         """N, of those whose privacy is accounted."""
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> Sampling | CyclicGroups:
         """How they are drawn."""
+
+    @property
+    def cohort_sampling(self) -> Sampling:
+        """How one of them is drawn where its turn has come."""
 
     @property
     def record_keys(self) -> RecordKeys:
@@ -134,7 +146,7 @@ class RoundSetup:
     """
 
     population: int
-    sampling: Sampling
+    sampling: Sampling | CyclicGroups
     mechanism: SumMechanism
     weighting: Weighting
     metrics: Metrics
@@ -172,11 +184,18 @@ class RoundSetup:
         return _remaining(z, others), count
 
     @property
+    def cohort_sampling(self) -> Sampling:
+        """How a client is drawn where its turn has come, as its release is accounted."""
+        return self.sampling.within if isinstance(self.sampling, CyclicGroups) else self.sampling
+
+    @property
     def evaluation_events(self) -> list[Event]:
         """The cost of a round of evaluation."""
         rule, sampling = self.metrics.evaluate, self.metrics.sampling
         if sampling is None or not isinstance(rule, NoisedMetrics):
             return []
+        if isinstance(self.sampling, CyclicGroups) and self.sampling.rate == 1:
+            sampling = Full()  # where no cohort is secret, neither is that of evaluators
         z = rule.noise_multiplier
         return [self.mechanism.account(noise_multiplier=z, sampling=sampling)]
 
@@ -194,6 +213,13 @@ class Rounds(Protocol):
     """Makes the rounds of a run, in the clear or masked, and gives their cost."""
 
     @property
+    def turns(self) -> int:
+        """How many groups of clients take turns; 1 where everybody may be in every round."""
+
+    def due(self, event: Event, ahead: int = 0) -> Event:
+        """The event as it is paid in this round, or so many rounds ahead."""
+
+    @property
     def presence(self) -> AdditiveDelta:
         """Charged for each: one client's presence can decide whether it opens."""
 
@@ -209,6 +235,16 @@ class Rounds(Protocol):
 
     def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
         """A new round, with the norm and the noise multiplier of the run's state."""
+
+
+class EveryoneInEveryRound:
+    """Of rounds that anybody may be drawn for."""
+
+    turns: ClassVar[int] = 1
+
+    def due(self, event: Event, ahead: int = 0) -> Event:
+        """The event itself."""
+        return event
 
 
 class RoundMetrics:
@@ -267,7 +303,7 @@ def _remaining(z: float, others: Sequence[float]) -> float:
     return update
 
 
-class ClearRounds:
+class ClearRounds(EveryoneInEveryRound):
     """Rounds of training whose server sees each update."""
 
     presence = AdditiveDelta(0.0)
@@ -283,15 +319,26 @@ class ClearRounds:
     def account(self, noise_multiplier: float, parameters: int) -> Event:
         """The event of a round's model, whatever its size."""
         return self._setup.mechanism.account(
-            noise_multiplier=noise_multiplier, sampling=self._setup.sampling
+            noise_multiplier=noise_multiplier, sampling=self._setup.cohort_sampling
         )
 
     def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
         """Nothing is charged for presence."""
 
-    def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
-        """A new round, with the norm and the noise multiplier of the run's state."""
-        return ClearRound(number, schema, self._setup, run)
+    def open(
+        self,
+        number: int,
+        schema: ModelSchema,
+        run: Run,
+        grid: Grid,
+        *,
+        noise: LatticeNoise | None = None,
+    ) -> Round:
+        """A new round, with the norm and the noise multiplier of the run's state.
+
+        ``noise``, where it is given, is the round's row of correlated noise.
+        """
+        return ClearRound(number, schema, self._setup, run, noise)
 
 
 class ClearRound:
@@ -299,7 +346,14 @@ class ClearRound:
 
     is_paid = True
 
-    def __init__(self, number: int, schema: ModelSchema, setup: RoundSetup, run: Run) -> None:
+    def __init__(
+        self,
+        number: int,
+        schema: ModelSchema,
+        setup: RoundSetup,
+        run: Run,
+        noise: LatticeNoise | None = None,
+    ) -> None:
         self.number, self.schema = number, schema
         self._name = f"round {number}, train"
         self._setup, self._run = setup, run
@@ -308,6 +362,8 @@ class ClearRound:
         update, count = setup.noise_shares(run.state.clipping, run.noise_multiplier)
         open_sum = partial(setup.mechanism.open, randomness=setup.randomness)
         geometry = run.state.clipping.geometry(schema.names)
+        if isinstance(setup.mechanism, BandedMF) and noise is not None:
+            open_sum = partial(setup.mechanism.open_row, noise=noise)
         self._sum = open_sum(schema.arrays, geometry, noise_multiplier=update)
         self._bits = None
         if count is not None:

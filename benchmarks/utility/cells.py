@@ -57,6 +57,21 @@ def disjoint(model: str, epsilon: float, setting: Setting) -> Cell:
     return Cell("disjoint", model, 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
 
 
+def in_turns(arm: str, epsilon: float, learning_rate: float) -> Cell:
+    """Disjoint clients of ``hog-linear``, a tenth of them a round, in groups that take turns."""
+    groups, bands = ARMS[arm]
+    setting = Setting(0.1, 100, 0.02, learning_rate, groups=groups, bands=bands)
+    return Cell(arm, "hog-linear", 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
+
+
+INDEPENDENT, BANDED, AMPLIFIED = (
+    "in turns, independent noise",
+    "in turns, banded",
+    "in turns, banded and amplified",
+)
+ARMS = {INDEPENDENT: (10, 1), BANDED: (10, 10), AMPLIFIED: (5, 5)}
+"""Of each protocol in turns, groups and bands."""
+
 CELLS = (
     geyer("hog-linear", 100, 1e-3, 0.78, Setting(1.0, 60, 0.015, 120)),
     geyer("hog-linear", 1_000, 1e-5, 0.92, Setting(1.0, 100, 0.015, 200)),
@@ -73,3 +88,9 @@ CELLS = (
     disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
     disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
 )
+TURNS = (
+    *(in_turns(INDEPENDENT, e, rate) for e, rate in ((8.0, 30), (3.0, 12), (2.0, 8.5), (1.0, 5.5))),
+    *(in_turns(BANDED, e, rate) for e, rate in ((8.0, 70), (3.0, 40), (2.0, 30), (1.0, 14))),
+    *(in_turns(AMPLIFIED, e, rate) for e, rate in ((8.0, 80), (3.0, 35), (2.0, 28), (1.0, 18))),
+)
+"""Rows of their own table: without secret cohorts, and with."""

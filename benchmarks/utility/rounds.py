@@ -7,9 +7,17 @@ from numpy.typing import NDArray
 
 from benchmarks.utility.clients import Holdings
 from benchmarks.utility.models import Model, Vector
-from privacy.accounting import Budget, Full, Poisson, calibrate_noise_multiplier
-from privacy.mechanisms import ClippingGeometry, LatticeGaussian, Randomness
+from privacy.accounting import (
+    Budget,
+    CyclicGroups,
+    Full,
+    Poisson,
+    calibrate_noise_multiplier,
+)
+from privacy.correlated_noise import BandedMF, CorrelatedNoise
+from privacy.mechanisms import ClippingGeometry, Randomness
 from strategies import ServerSGD
+from strategies.correlated_rounds import group_of
 from strategies.population import draw_cohort
 
 
@@ -27,6 +35,11 @@ class Setting:
         S of a client's update, which is one full-batch gradient step with rate 1.
     learning_rate, momentum
         Of the server.
+    groups
+        Groups of clients that take turns: in each round one of them is asked, or if q·groups is
+        below 1 each of its clients with that probability. 1: a cohort of all clients.
+    bands
+        Over how many rounds the noise is correlated. 1: independent noise.
     """
 
     sampling_rate: float
@@ -34,17 +47,26 @@ class Setting:
     clipping_norm: float
     learning_rate: float
     momentum: float = 0.9
+    groups: int = 1
+    bands: int = 1
+
+    @property
+    def turns(self) -> CyclicGroups:
+        """How groups take turns."""
+        return CyclicGroups(self.groups, min(1.0, self.sampling_rate * self.groups))
 
     @property
     def sampling(self) -> Full | Poisson:
-        """The rule by which cohorts are drawn."""
-        return Full() if self.sampling_rate == 1 else Poisson(self.sampling_rate)
+        """The rule by which cohorts are drawn, within a group."""
+        return self.turns.within
 
 
 def noise_multiplier(setting: Setting, budget: Budget) -> float:
     """The smallest z with which all rounds fit the budget, under add or remove one client."""
     return calibrate_noise_multiplier(
-        sampling=setting.sampling, rounds=setting.rounds, budget=budget
+        sampling=setting.sampling,
+        rounds=setting.turns.participations(setting.rounds),
+        budget=budget,
     )
 
 
@@ -66,19 +88,35 @@ def train(
     optimizer = ServerSGD(learning_rate=setting.learning_rate, momentum=setting.momentum)
     geometry = ClippingGeometry((setting.clipping_norm,), (0,))
     expected = np.float32(setting.sampling_rate * clients)
-    for _ in range(setting.rounds):
+    key = randomness.bytes(32)
+    group = np.array([group_of(str(client), key, setting.groups) for client in range(clients)])
+    banded = BandedMF(setting.bands)
+    factor = banded.factor(rounds=setting.rounds, momentum=setting.momentum)
+    sigma = banded.sigma(factor, noise_multiplier=noise_multiplier, radius=banded.radius)
+    noise = CorrelatedNoise(factor, sigma=sigma, size=weights.size)
+    for number in range(setting.rounds):
         cohort = draw_cohort(setting.sampling, clients, randomness=randomness)
+        cohort = cohort[group[cohort] == number % setting.groups]
         drawn = holdings.clients[cohort]
         shards = np.unique(drawn)
         gradients = model.gradients(weights, shards)
-        total = LatticeGaussian().open(
-            [weights], geometry, noise_multiplier=noise_multiplier, randomness=randomness
-        )
+        row = _Row(noise.draw(randomness.bytes(32)))
+        total = banded.open_row([weights], geometry, noise_multiplier=noise_multiplier, noise=row)
         for client in np.searchsorted(shards, drawn):
             total.add([_trained(weights, gradients, client)], weight=1.0)
         [noisy] = total.release()
         [weights] = optimizer.step([weights], [noisy / expected])
     return weights
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of noise, as a sum adds it."""
+
+    row: NDArray[np.int64]
+
+    def add_to(self, integers: NDArray[np.int64], part: slice) -> None:
+        integers += self.row[part]
 
 
 def _trained(weights: Vector, gradients: Vector, shards: NDArray[np.int64]) -> Vector:

@@ -13,16 +13,19 @@ from flower_app.data import DATASETS
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS, RECIPES
 from flower_app.planning import (
+    RATES_IN_TURNS,
     SAMPLING_RATES,
     AccuracyRange,
     Option,
+    OwnModel,
     Question,
     expected_accuracy,
     measured_rounds,
     module_bytes,
     options,
+    options_in_turns,
 )
-from flower_app.settings import Settings
+from flower_app.settings import MECHANISMS, Settings
 from flower_app.tasks import build_for, parameters_of, read_task
 from privacy.accounting import large_delta
 
@@ -64,6 +67,13 @@ def add_command(commands: Any) -> None:
         "--rounds", type=int, nargs="+", help="numbers of rounds, or steps, to look at"
     )
     parser.add_argument("--sampling-rates", type=float, nargs="+", metavar="Q")
+    parser.add_argument(
+        "--mechanism",
+        choices=MECHANISMS,
+        default=MECHANISMS[0],
+        help="banded: noise that is correlated over the rounds, for clients that take part in "
+        "turns, every 1/Q rounds; no cohort needs to be secret (lattice: independent noise)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(run=run, parameters=None)
 
@@ -77,7 +87,7 @@ def run(options_given: argparse.Namespace) -> int:
         If a number is out of range.
     """
     o = options_given
-    size = None if o.task is None else _take_task(o)
+    own = None if o.task is None else _take_task(o)
     o.epsilon = 3.0 if o.epsilon is None else o.epsilon
     o.delta = 1e-5 if o.delta is None else o.delta
     if o.silos is not None:
@@ -91,7 +101,8 @@ def run(options_given: argparse.Namespace) -> int:
         if getattr(o, name) is not None:
             raise SettingError(f"--{name} {getattr(o, name)} is wrong; it goes with --silos")
     o.records = 50 if o.records is None else o.records
-    o.sampling_rates = o.sampling_rates or list(SAMPLING_RATES)
+    in_turns = o.mechanism == "banded"
+    o.sampling_rates = o.sampling_rates or list(RATES_IN_TURNS if in_turns else SAMPLING_RATES)
     rounds = o.rounds or [RECIPES[o.model].rounds]
     budget = checked_budget(
         o,
@@ -99,10 +110,18 @@ def run(options_given: argparse.Namespace) -> int:
         ("--records", [o.records], lambda n: n >= 1, "at least 1"),
         ("--rounds", rounds, lambda n: n >= 1, "at least 1"),
         ("--sampling-rates", o.sampling_rates, lambda q: 0 < q <= 1, "in (0, 1]"),
+        *(
+            [("--sampling-rates", o.sampling_rates, _is_one_over_groups, "1/2, 1/3, … as decimals")]
+            if in_turns
+            else []
+        ),
     )
     question = Question(budget, o.population, o.records, o.dataset, o.model)
-    accuracy = expected_accuracy(question)
-    rows = options(question, rates=o.sampling_rates, rounds=rounds, size=size)
+    # Measured with cohorts that stay secret.
+    accuracy = AccuracyRange(None, None) if in_turns else expected_accuracy(question)
+    rows = (options_in_turns if in_turns else options)(
+        question, rates=o.sampling_rates, rounds=rounds, own=own
+    )
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
@@ -115,6 +134,11 @@ def run(options_given: argparse.Namespace) -> int:
     print(_HEADER, flush=True)
     for option in rows:
         print(_line(option), flush=True)
+    if in_turns:
+        print(
+            "\nCorrelated noise: each client is asked every 1/q rounds, and who is asked is no"
+            "\nsecret. noise: of independent noise that would leave as much in the models."
+        )
     print(
         "\nz: noise multiplier. ε unamplified: against whoever learns who was drawn;"
         "\nN is public either way. noise: on each parameter of a"
@@ -133,8 +157,8 @@ def run(options_given: argparse.Namespace) -> int:
     return 0
 
 
-def _take_task(o: argparse.Namespace) -> int:
-    """Fill in from a task what was not given; returns the bytes of a message."""
+def _take_task(o: argparse.Namespace) -> OwnModel:
+    """Fill in from a task what was not given; returns its model's figures."""
     settings = Settings.from_config({"task": str(o.task)})
     task = read_task(o.task)
     model = build_for(task)
@@ -148,7 +172,11 @@ def _take_task(o: argparse.Namespace) -> int:
             o.records = o.records or settings.records
         else:
             o.population = settings.population or None
-    return module_bytes(model)
+    return OwnModel(module_bytes(model), settings.server_momentum)
+
+
+def _is_one_over_groups(rate: float) -> bool:
+    return rate <= 0.5 and abs(round(1 / rate) * rate - 1) < 1e-3
 
 
 _HEADER = (

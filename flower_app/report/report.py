@@ -15,7 +15,7 @@ from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.silo_metrics import observers, silos_in_words
 from flower_app.report.silo_template import SILO_TEMPLATE
 from flower_app.report.template import TEMPLATE
-from privacy.accounting import GaussianRelease, Poisson, epsilon, large_delta
+from privacy.accounting import CyclicGroups, GaussianRelease, Poisson, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
@@ -98,14 +98,14 @@ def epsilon_alternatives(
 ) -> tuple[float | None, dict[str, float]]:
     """ε of this run by itself, and with one of its settings changed.
 
-    Only where each round costs one sampled Gaussian release: not with cohorts of fixed size, with
-    distributed noise (there z is against the server) nor with a charge for presence.
+    Only where each round costs one sampled Gaussian release: not with cohorts of fixed size or in
+    turns, with distributed noise (there z is against the server) nor with a charge for presence.
     """
     z, rounds = client_level["noise_multiplier"], client_level["rounds"]
     distributed = client_level["mechanism"] == DistributedGaussian.name
     secure = client_level["secure_aggregation"]
     charged = bool(secure and secure["presence_delta"])
-    fixed = client_level["sampling"] == "fixed-size"
+    fixed = client_level["sampling"] in ("fixed-size", CyclicGroups.kind)
     if not z or not rounds or fixed or distributed or charged:
         return None, {}
     rate, delta = client_level["sampling_rate"], client_level["delta"]

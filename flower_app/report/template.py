@@ -63,7 +63,9 @@ suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
 one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
 apart.{% endif %}</p>
 <p>{% if c.sampling == "full" or c.sampling_rate == 1 %}Every client was asked in every round, so ε
-needs no secrecy about who was drawn{% else %}ε counts on nobody learning who was drawn. Against
+needs no secrecy about who was drawn{% elif c.sampling == "cyclic-groups" %}Clients took part in
+turns, and noise was correlated over the rounds (docs/correlated-noise.md). ε needs no secrecy about
+who was asked{% else %}ε counts on nobody learning who was drawn. Against
 whoever does learn it, a drawn client about itself for one, it is
 <strong>ε = {{ number(c.epsilon_without_amplification) }}</strong>{% endif %}.
 That there are N = {{ n(c.population) }} registered clients is public: “without a

@@ -194,8 +194,10 @@ def _different(cells: Sequence[str]) -> list[str]:
 
 def _round(number: float) -> int:
     """Two digits, downwards."""
-    digits = max(0, len(str(int(number))) - 2)
-    return max(1, int(number) // 10**digits * 10**digits)
+    unit = 1
+    while number >= 100 * unit:
+        unit *= 10
+    return max(1, int(number) // unit * unit)
 
 
 def _range(column: Column) -> str:

@@ -24,8 +24,10 @@ from privacy.accounting import Budget, Event, Full
 from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import LatticeGaussian
 from strategies import (
+    BandedMF,
     CappedWeights,
     Checkpointing,
+    CyclicGroups,
     DistributedDPSGD,
     DPFedAvg,
     Poisson,
@@ -300,7 +302,12 @@ def make_strategy(
             return silo_strategy(settings, listed, ledger=ledger, checkpointing=checkpointing)
         return DPFedAvg(
             population=population,
-            sampling=Poisson(settings.sampling_rate),
+            sampling=(
+                CyclicGroups(settings.groups)
+                if settings.groups
+                else Poisson(settings.sampling_rate)
+            ),
+            mechanism=BandedMF(settings.groups) if settings.groups else LatticeGaussian(),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,
             budget=Budget(settings.epsilon, settings.delta),

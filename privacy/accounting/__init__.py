@@ -11,11 +11,13 @@ from privacy.accounting.composition import epsilon as epsilon
 from privacy.accounting.composition import large_delta as large_delta
 from privacy.accounting.events import AdditiveDelta as AdditiveDelta
 from privacy.accounting.events import Adjacency as Adjacency
+from privacy.accounting.events import CyclicGroups as CyclicGroups
 from privacy.accounting.events import DiscreteGaussianSum as DiscreteGaussianSum
 from privacy.accounting.events import Event as Event
 from privacy.accounting.events import FixedSize as FixedSize
 from privacy.accounting.events import Full as Full
 from privacy.accounting.events import GaussianRelease as GaussianRelease
+from privacy.accounting.events import GroupRelease as GroupRelease
 from privacy.accounting.events import Observer as Observer
 from privacy.accounting.events import Poisson as Poisson
 from privacy.accounting.events import Repeated as Repeated

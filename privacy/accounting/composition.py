@@ -17,6 +17,7 @@ from privacy.accounting.events import (
     Event,
     FixedSize,
     GaussianRelease,
+    GroupRelease,
     Poisson,
     Release,
     Repeated,
@@ -38,6 +39,7 @@ Events = (
     | Mapping[SiloSum, int]
     | Mapping[AdditiveDelta, int]
     | Mapping[Repeated, int]
+    | Mapping[GroupRelease, int]
 )
 UNMASKED = 2.0**-40  # the probability with which secure aggregation may fail to hide its vectors
 _SMALLEST_DELTA = sys.float_info.min  # smaller ones have lost digits, and their inverse overflows
@@ -111,7 +113,7 @@ def epsilon(
     join them with :func:`joint_noise_multiplier` first.
     """
     delta = arguments.delta("delta", delta)
-    counts = count_events(events)
+    counts = of_one_client(count_events(events))
     releases = {e: n for e, n in counts.items() if isinstance(e, Release)}
     adjacency = _fitting_adjacency(releases, adjacency)
     accountant = _fitting_accountant(releases, accountant)
@@ -233,7 +235,7 @@ def count_events(events: Events) -> Counter[Event]:
         if not isinstance(event, Event):
             raise TypeError(
                 f"{event!r} is not an event; give GaussianRelease, DiscreteGaussianSum, SiloSum, "
-                "AdditiveDelta or Repeated"
+                "AdditiveDelta, Repeated or GroupRelease"
             )
     for event in [event for event in counts if isinstance(event, Repeated)]:
         counts[event.release] += event.times * counts.pop(event)
@@ -242,6 +244,24 @@ def count_events(events: Events) -> Counter[Event]:
         counts[event.seen] += times
         counts[AdditiveDelta(UNMASKED)] += times
     return counts
+
+
+def of_one_client(counts: Counter[Event]) -> Counter[Event]:
+    """What one client pays at most: of groups that take turns, what the busiest one pays.
+
+    Of each kind of release by itself, which is more where the busiest of two kinds differ.
+    """
+    by_group: dict[tuple[str, int, Event], Counter[int]] = {}
+    total: Counter[Event] = Counter()
+    for event, times in counts.items():
+        if isinstance(event, GroupRelease):
+            key = (event.instance, event.groups, event.release)
+            by_group.setdefault(key, Counter())[event.group] += times
+        else:
+            total[event] += times
+    for (_, _, release), groups in by_group.items():
+        total[release] += max(groups.values())
+    return total
 
 
 def large_delta(delta: float, population: int) -> str | None:
@@ -262,7 +282,7 @@ def large_delta(delta: float, population: int) -> str | None:
 
 def check_adjacency(event: Event, adjacency: Adjacency) -> None:
     """Refuse a cohort of fixed size but under replace-one, and a Poisson cohort under it."""
-    if isinstance(event, Repeated):
+    if isinstance(event, Repeated | GroupRelease):
         event = event.release
     if not isinstance(event, Release | SiloSum):
         return

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, get_args
 
-from privacy.arguments import convert, number, of_kind, shown, whole
+from privacy.arguments import convert, number, of_kind, shown, text, whole
 
 # Squares and inverse squares of numbers between them, summed over many events, fit a double.
 _SMALLEST, _LARGEST = 1e-100, 1e100
@@ -85,6 +85,40 @@ class FixedSize:
 
 
 Sampling = Poisson | Full | FixedSize
+
+
+@dataclass(frozen=True)
+class CyclicGroups:
+    """Groups of clients that take turns: in round t group t mod ``groups`` is asked.
+
+    Each client belongs to one group, by a hash of its identity under the run's key, and so
+    independently of all others. It takes part every ``groups``-th round at most.
+
+    Parameters
+    ----------
+    groups : int
+        How many there are; a round's cohort is expected to be ``rate``/``groups`` of all clients.
+    rate : float
+        With which probability each client of the group is drawn, in (0, 1]. With 1, all of it is
+        asked, and nothing needs to be kept secret; below, as for :class:`Poisson`, who was drawn.
+    """
+
+    kind: ClassVar[str] = "cyclic-groups"
+    groups: int
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        convert(self, "groups", whole, least=1, most=10**6)
+        convert(self, "rate", number, least=_SMALLEST, most=1)
+
+    @property
+    def within(self) -> Poisson | Full:
+        """How a cohort is drawn within its group."""
+        return Full() if self.rate == 1 else Poisson(self.rate)
+
+    def participations(self, rounds: int) -> int:
+        """The most rounds that one client takes part in, of so many."""
+        return -(-rounds // self.groups)
 
 
 @dataclass(frozen=True)
@@ -286,8 +320,48 @@ class Repeated:
         convert(self, "times", whole, least=1, most=LARGEST_COUNT)
 
 
+@dataclass(frozen=True)
+class GroupRelease:
+    """A release of clients of one group, where groups take turns (:class:`CyclicGroups`).
+
+    A client is in one group of an instance. So it pays for the releases of the group that has paid
+    most, and not for those of the others. With correlated noise the release stands for all that
+    one participation shows in that round and later ones (``docs/proofs.md``, "Correlated noise on
+    integers").
+
+    Parameters
+    ----------
+    release : GaussianRelease or AdditiveDelta
+        What it costs a client of the group.
+    instance : str
+        The name of the run of the mechanism, in which clients keep their groups.
+    row : int
+        The number of the round in the instance, from 0; its group is ``row`` mod ``groups``.
+    groups : int
+        How many groups there are.
+    """
+
+    kind: ClassVar[str] = "group-release"
+    release: GaussianRelease | AdditiveDelta
+    instance: str
+    row: int
+    groups: int
+
+    def __post_init__(self) -> None:
+        kinds = (GaussianRelease, AdditiveDelta)
+        of_kind("release", self.release, kinds, "a GaussianRelease or AdditiveDelta")
+        object.__setattr__(self, "instance", text("instance", self.instance))
+        convert(self, "row", whole, least=0, most=LARGEST_COUNT)
+        convert(self, "groups", whole, least=1, most=LARGEST_COUNT)
+
+    @property
+    def group(self) -> int:
+        """Whose release it is."""
+        return self.row % self.groups
+
+
 Release = GaussianRelease | DiscreteGaussianSum
-Event = Release | SiloSum | AdditiveDelta | Repeated
+Event = Release | SiloSum | AdditiveDelta | Repeated | GroupRelease
 
 
 def against_server(event: Event) -> Event:
@@ -301,7 +375,9 @@ def against_server(event: Event) -> Event:
     """
     if isinstance(event.release if isinstance(event, Repeated) else event, SiloSum):
         return event
-    if isinstance(event, GaussianRelease | Repeated):
+    if isinstance(event, GroupRelease) and isinstance(event.release, AdditiveDelta):
+        return event
+    if isinstance(event, GaussianRelease | Repeated | GroupRelease):
         return GaussianRelease(0.0, Full())
     if isinstance(event, DiscreteGaussianSum):
         return replace(event, shares=event.honest, sampling=Full())
@@ -351,6 +427,10 @@ def without_amplification(event: Event) -> Event:
     """
     if isinstance(event, AdditiveDelta):
         return event
+    if isinstance(event, GroupRelease):
+        if isinstance(event.release, AdditiveDelta):
+            return event
+        return replace(event, release=replace(event.release, sampling=Full()))
     if isinstance(event, Repeated):
         return replace(event, release=replace(event.release, sampling=Full()))
     return replace(event, sampling=Full())
@@ -419,7 +499,7 @@ def _read(document: Any, name: str, kinds: Any) -> Any:
     names = {field.name for field in fields(known[kind])}
     if set(document) != {"kind", *names}:
         raise ValueError(f"{name} has {sorted(document)}; a {kind} has {sorted(names)} and kind")
-    nested = {"sampling": Sampling, "release": Release | SiloSum}
+    nested = {"sampling": Sampling, "release": Release | SiloSum | AdditiveDelta}
     return known[kind](
         **{
             name: _read(document[name], name, nested[name]) if name in nested else document[name]

@@ -25,6 +25,7 @@ from privacy.accounting.events import (
     DiscreteGaussianSum,
     Event,
     GaussianRelease,
+    GroupRelease,
     Observer,
     Repeated,
     SiloSum,
@@ -197,7 +198,8 @@ class LedgerContents(Payments):
 
 
 def _is_gaussian(event: Event) -> bool:
-    return isinstance(event.release if isinstance(event, Repeated) else event, GaussianRelease)
+    release = event.release if isinstance(event, Repeated | GroupRelease) else event
+    return isinstance(release, GaussianRelease)
 
 
 def _today() -> str:

@@ -8,6 +8,8 @@ wrong; one below it proves nothing: the attack may have been too weak.
 from typing import TYPE_CHECKING
 
 import privacy.imports
+from privacy.audit.correlated import correlated_noise_p_values as correlated_noise_p_values
+from privacy.audit.correlated import separation_p_value as separation_p_value
 from privacy.audit.experiment import Attack as Attack
 from privacy.audit.experiment import AuditResult as AuditResult
 from privacy.audit.experiment import audit as audit

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,8 @@ class AuditResult:
         tested; it then had a share of the error too.
     noise_p_value : float or None
         How unusual it was that the noise where no canary is was so small, likewise.
+    p_values : dict of str to float
+        Of further tests, by what a small one says.
     """
 
     claimed_epsilon: float
@@ -63,6 +65,7 @@ class AuditResult:
     attacks: tuple[Attack, ...]
     cohort_p_value: float | None = None
     noise_p_value: float | None = None
+    p_values: dict[str, float] = field(default_factory=dict)
 
     @property
     def epsilon_lower(self) -> float:
@@ -81,6 +84,7 @@ class AuditResult:
         p_values = {
             "cohorts: their sizes are not those of Poisson sampling": self.cohort_p_value,
             "noise: there is less of it than is claimed": self.noise_p_value,
+            **self.p_values,
         }
         known = {says: p for says, p in p_values.items() if p is not None}
         share = (1 - self.confidence) / (len(self.attacks) + len(known))
@@ -150,6 +154,7 @@ def judge(
     guesses: int | None = None,
     cohort_p_value: float | None = None,
     noise_p_value: float | None = None,
+    p_values: Mapping[str, float] | None = None,
 ) -> AuditResult:
     """Hold scores against the coins and a claim.
 
@@ -169,6 +174,8 @@ def judge(
         Of the cohorts' sizes.
     noise_p_value : float, optional
         Of the noise.
+    p_values : mapping of str to float, optional
+        Of further tests, by what a small one says.
 
     Raises
     ------
@@ -188,7 +195,10 @@ def judge(
     if guesses is not None:
         guesses = whole("guesses", guesses, least=0, most=canaries)
     count = default_guesses(canaries) if guesses is None else guesses
-    tests = len(scores) + (cohort_p_value is not None) + (noise_p_value is not None)
+    further = {
+        name: number(name, value, least=0, most=1) for name, value in (p_values or {}).items()
+    }
+    tests = len(scores) + (cohort_p_value is not None) + (noise_p_value is not None) + len(further)
     attacks = []
     for name, values in scores.items():
         correct = count_correct(values, included, guesses=count)
@@ -208,6 +218,7 @@ def judge(
         tuple(attacks),
         cohort_p_value,
         noise_p_value,
+        further,
     )
 
 
@@ -220,6 +231,7 @@ def audit(
     confidence: float = 0.95,
     guesses: int | None = None,
     cohort_p_value: Callable[[], float | None] | None = None,
+    p_values: Callable[[], Mapping[str, float]] | None = None,
     randomness: Randomness | None = None,
 ) -> AuditResult:
     """Audit anything that trains, with one run of it.
@@ -249,6 +261,8 @@ def audit(
         r, fixed before the run. Default: half of the canaries.
     cohort_p_value : callable, optional
         Called after the run: the p-value of the cohorts' sizes, or None.
+    p_values : callable, optional
+        Called after the run: those of further tests, by what a small one says.
     randomness : Randomness, optional
         Of the coins. Default: the operating system's.
 
@@ -269,4 +283,5 @@ def audit(
         confidence=confidence,
         guesses=guesses,
         cohort_p_value=None if cohort_p_value is None else cohort_p_value(),
+        p_values=None if p_values is None else p_values(),
     )

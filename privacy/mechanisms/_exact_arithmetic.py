@@ -88,6 +88,18 @@ def rounded(j: int, place: LazyUniform | KnownPlace, scale: Fraction) -> int:
         place.extend()
 
 
+def floored(
+    j: int, place: LazyUniform | KnownPlace, scale: Fraction, sign: int, offset: Fraction
+) -> int:
+    """⌊sign·σ·(j + T)/16 + offset⌋; bits of T are added until it is decided."""
+    while True:
+        first = math.floor(sign * scale * (j + place.low) / CELLS + offset)
+        last = math.floor(sign * scale * (j + place.high) / CELLS + offset)
+        if first == last:
+            return first
+        place.extend()
+
+
 def pick_cell(cell: LazyUniform, step: Fraction = STEP) -> int:
     """The j with C(j+1) ≤ U < C(j): C(j) = Σ_{i≥j} g(i) / Σ_{i≥0} g(i), g(i) = exp(−i²/step)."""
     while True:

@@ -60,6 +60,24 @@ class ClippingGeometry:
         return sqrt(sum(norm * norm for norm in self.norms))
 
 
+class LatticeNoise(Protocol):
+    """Noise on a sum of integers, whatever it is made of."""
+
+    def add_to(self, integers: npt.NDArray[np.int64], part: slice) -> None:
+        """Add the noise of a part of the vector in place; parts come one after another, once."""
+
+
+@dataclass(frozen=True)
+class _IndependentNoise:
+    """Rounded Gaussian noise, afresh for each integer."""
+
+    sigma: float
+    randomness: Randomness
+
+    def add_to(self, integers: npt.NDArray[np.int64], part: slice) -> None:
+        add_rounded_gaussian(integers, sigma=self.sigma, randomness=self.randomness)
+
+
 class RoundSum(Protocol):
     """The sum of one round."""
 
@@ -278,6 +296,9 @@ class LatticeSum(_BlockwiseSum):
         self._spill_after = (1 << 31) // radius - 1  # additions that can never overflow 32 bits
         self._sum = np.zeros(self._blocks.vector.size, dtype=np.int32)
         self._spilled: npt.NDArray[np.int64] | None = None
+        self._noise: LatticeNoise = _IndependentNoise(
+            self._noise_multiplier * radius, self._randomness
+        )
         self._additions = 0
 
     def add(self, arrays: Sequence[Vector], *, weight: float) -> bool:
@@ -352,17 +373,21 @@ class LatticeSum(_BlockwiseSum):
             )
         self._spilled = opened
 
+    def use_noise(self, noise: LatticeNoise) -> None:
+        """Have this noise added in place of independent noise of z·R cells."""
+        self._check_open()
+        self._noise = noise
+
     def release(self) -> list[Vector]:
         """The noisy sum in the model's units, once; see ``RoundSum.release``."""
         self._seal()
-        sigma = self._noise_multiplier * self._radius
         vector = self._blocks.vector
         for begin in range(0, vector.size, _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
             integers = self._sum[part].astype(np.int64)
             if self._spilled is not None:
                 integers += self._spilled[part]
-            add_rounded_gaussian(integers, sigma=sigma, randomness=self._randomness)
+            self._noise.add_to(integers, part)
             np.multiply(integers, self._cell, out=vector[part], casting="unsafe")
         del self._sum, self._spilled
         return self._blocks.arrays()

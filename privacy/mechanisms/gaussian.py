@@ -5,9 +5,15 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.arguments import number
-from privacy.mechanisms._exact_arithmetic import CELLS, LazyUniform, rounded
-from privacy.mechanisms._rejection_sampling import add_accepted, flattened, propose_batch
+from privacy.arguments import number, whole
+from privacy.mechanisms._exact_arithmetic import CELLS, LazyUniform, floored, rounded
+from privacy.mechanisms._rejection_sampling import (
+    CHUNK,
+    Proposals,
+    add_accepted,
+    flattened,
+    propose_batch,
+)
 from privacy.mechanisms.randomness import Randomness
 
 _LARGEST_SIGMA = 2.0**40
@@ -121,3 +127,87 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
         return values[batch.accepted]
 
     add_accepted(flat, draws)
+
+
+def round_with_gaussian(
+    numerators: NDArray[np.int64], *, bits: int, sigma: float, randomness: Randomness
+) -> None:
+    """Replace every n by ⌊n/2^bits + N(0, σ²)⌉, the nearest integer to a noisy fraction.
+
+    For integers (``bits`` = 0) it is what :func:`add_rounded_gaussian` does.
+
+    Parameters
+    ----------
+    numerators : array of int64, C-contiguous, any shape
+        In units of 2^-bits; replaced in place by whole ones.
+    bits : int
+        In [0, 32].
+    sigma : float
+        The standard deviation in whole units, in [0, 2⁴⁰].
+    randomness : Randomness
+        :class:`SystemRandomness` or a secret key's wherever privacy matters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is none of these.
+
+    Notes
+    -----
+    **Guarantee.** Independent draws with P(k) = Φ((k+½−n/2^bits)/σ) − Φ((k−½−n/2^bits)/σ) for
+    every integer k, exactly (``docs/proofs.md``, "A Gaussian on a fraction").
+
+    **Assumptions, Not covered.** Those of :func:`add_rounded_gaussian`.
+    """
+    give = "a number in [0, 2^40], from a coarser lattice if need be"
+    sigma = number("sigma", sigma, least=0, most=_LARGEST_SIGMA, give=give)
+    bits = whole("bits", bits, least=0, most=32)
+    flat = flattened(numerators, np.int64)
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        fractions: NDArray[np.float64] = (part & ((1 << bits) - 1)).astype(np.float64)
+        offsets = fractions * 2.0**-bits + 0.5  # exact
+        part >>= bits
+        if sigma == 0:
+            np.add(part, np.floor(offsets).astype(np.int64), out=part)
+            continue
+        while len(part):
+            batch = propose_batch(len(part) + len(part) // 32 + 16, randomness)
+            chosen = np.flatnonzero(batch.accepted)[: len(part)]
+            count = len(chosen)
+            drawn = _floors(batch, chosen, offsets[:count], sigma, randomness)
+            np.add(part[:count], drawn, out=part[:count])
+            part, offsets = part[count:], offsets[count:]
+
+
+def _floors(
+    batch: Proposals,
+    chosen: NDArray[np.intp],
+    offsets: NDArray[np.float64],
+    sigma: float,
+    randomness: Randomness,
+) -> NDArray[np.int64]:
+    """⌊σ·Z + offset⌋ of the chosen proposals; each offset a double in [½, 3/2)."""
+    scale = Fraction(sigma)
+    y = batch.cell[chosen] + batch.place[chosen]
+    y *= sigma / CELLS
+    margin = (y + 2) * 2.0**-50
+    margin += sigma * 2.0**-56
+    y *= batch.sign[chosen]
+    y += offsets
+    floors = np.floor(y)
+    y -= floors
+    # Undecided: those as near to an integer as the rounding of y, or of the place.
+    near = (y <= margin) | (y >= 1 - margin)
+    values = floors.astype(np.int64)
+    if batch.settled:
+        near |= np.isin(chosen, np.fromiter(batch.settled, np.intp, len(batch.settled)))
+    for i in np.flatnonzero(near):
+        index = int(chosen[i])
+        if index in batch.settled:
+            j, place = batch.settled[index]
+        else:
+            j = int(batch.cell[index])
+            place = LazyUniform(int(batch.raw_place[index]), 64, randomness)
+        values[i] = floored(j, place, scale, int(batch.sign[index]), Fraction(float(offsets[i])))
+    return values

@@ -19,6 +19,7 @@ from privacy.mechanisms.bounded_sums import (
     LARGEST_RADIUS,
     ClippingGeometry,
     GaussianAccount,
+    LatticeNoise,
     LatticeSum,
 )
 from privacy.mechanisms.errors import UpdateError
@@ -154,6 +155,7 @@ class MaskedMechanism(ABC):
         survivors: int,
         noise_multiplier: float,
         randomness: Randomness,
+        noise: LatticeNoise | None = None,
     ) -> list[Vector]:
         """The server's half: the opened sum, with its noise, in the model's units.
 
@@ -169,6 +171,8 @@ class MaskedMechanism(ABC):
             z; the noise on the sum has standard deviation z * S at least.
         randomness : Randomness
             Where the server's noise comes from.
+        noise : LatticeNoise, optional
+            To add in place of independent noise of the server's own.
 
         Returns
         -------
@@ -183,6 +187,8 @@ class MaskedMechanism(ABC):
         central = self._complete(opened, survivors, noise_multiplier, randomness)
         total = LatticeSum(reference, geometry, central, randomness, radius=self.radius)
         total.import_integers(opened)
+        if noise is not None:
+            total.use_noise(noise)
         return total.release()
 
     @abstractmethod

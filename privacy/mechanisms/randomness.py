@@ -114,6 +114,27 @@ class SystemRandomness(Randomness):
         return KeyStream(os.urandom(32)).bytes(count)
 
 
+class KeyedRandomness(Randomness):
+    """The stream of one key, of :class:`KeyStream`: the same draws whenever they are made again.
+
+    As private as its key: drawn by the operating system, known to nobody, and used for one purpose.
+
+    Parameters
+    ----------
+    key : bytes
+        32 of them.
+    """
+
+    private = True
+
+    def __init__(self, key: bytes) -> None:
+        self._stream = KeyStream(key)
+
+    def bytes(self, count: int) -> bytes:
+        """The next ``count`` bytes of the stream."""
+        return self._stream.bytes(count)
+
+
 class SeededRandomness(Randomness):
     """A stream that a seed determines: for tests only, never private.
 

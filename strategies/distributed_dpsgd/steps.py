@@ -17,6 +17,7 @@ from strategies.replies import RecordKeys
 from strategies.run import Run
 from strategies.secure_aggregation.messages import protocol_record
 from strategies.secure_aggregation.train_round import MaskedRound, next_number
+from strategies.train_round import EveryoneInEveryRound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,11 @@ class StepSetup:
     def sampling(self) -> Poisson:
         """Of a step."""
         return Poisson(self.sampling_rate)
+
+    @property
+    def cohort_sampling(self) -> Poisson:
+        """Likewise."""
+        return self.sampling
 
     @property
     def denominator(self) -> float:
@@ -100,7 +106,7 @@ class StepSetup:
         )
 
 
-class SiloSteps:
+class SiloSteps(EveryoneInEveryRound):
     """The steps of a run, and other sums between them.
 
     That a step does not open costs no privacy, and no δ: silos take part whatever persons they

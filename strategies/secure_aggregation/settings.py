@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from privacy import arguments
 from privacy.accounting import AdditiveDelta, Event, Poisson, Sampling, presence_delta
+from privacy.accounting.composition import count_events, of_one_client
 from privacy.mechanisms import (
     DistributedGaussian,
     MaskedGaussian,
@@ -173,7 +174,8 @@ class SecureAggregation:
         noise.
         """
         charged = self.presence(population, sampling).delta
-        earlier = sum(event.delta for event in paid if isinstance(event, AdditiveDelta))
+        of_one = of_one_client(count_events(paid)).items()
+        earlier = sum(n * event.delta for event, n in of_one if isinstance(event, AdditiveDelta))
         left = max(0.0, delta - earlier)
         if charged * rounds < left:
             return

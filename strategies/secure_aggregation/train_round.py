@@ -11,8 +11,8 @@ import numpy.typing as npt
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from privacy.accounting import Event
-from privacy.mechanisms import Randomness
+from privacy.accounting import AdditiveDelta, CyclicGroups, Event, Poisson, Sampling
+from privacy.mechanisms import LatticeNoise, Randomness
 from privacy.secure_aggregation import (
     Adversary,
     RoundTerms,
@@ -37,7 +37,7 @@ from strategies.secure_aggregation.messages import (
 )
 from strategies.secure_aggregation.settings import SecureAggregation
 from strategies.secure_aggregation.update_encoding import UpdateEncoding
-from strategies.train_round import RoundOutcome, RoundSetup
+from strategies.train_round import EveryoneInEveryRound, RoundOutcome, RoundSetup
 from strategies.weighting import CappedWeights
 
 Vector = npt.NDArray[Any]
@@ -140,12 +140,22 @@ class Conditions(Protocol):
         """Seconds that a stage without training waits."""
 
 
-class MaskedRounds:
+class MaskedRounds(EveryoneInEveryRound):
     """Rounds of training whose server sees the sum only."""
 
     def __init__(self, setup: RoundSetup, settings: SecureAggregation) -> None:
         self._setup, self._settings = setup, settings
-        self.presence = settings.presence(setup.population, setup.sampling)
+        self._groups: int = 1
+        self._drawn: Sampling = setup.cohort_sampling
+        if isinstance(setup.sampling, CyclicGroups):
+            # To whose turn it is, the others are as of a Poisson cohort of all groups: that charge,
+            # which counts on the client's own turn being secret, as often as there are groups.
+            self._groups = setup.sampling.groups
+            self._drawn = Poisson(setup.sampling_rate)
+        self.presence = settings.presence(setup.population, self._drawn)
+        if self._groups > 1:
+            once = self.presence.delta * self._groups * (1 + 2.0**-40)
+            self.presence = AdditiveDelta(min(1.0, once))
         self.mechanism = settings.mechanism(1).name
         self._observed = ObservedDropouts(settings.dropout_probability)
         self._sequence = 0
@@ -155,7 +165,7 @@ class MaskedRounds:
         return self._settings.mechanism(parameters).account(
             parameters=parameters,
             noise_multiplier=noise_multiplier,
-            sampling=self._setup.sampling,
+            sampling=self._setup.cohort_sampling,
         )
 
     def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
@@ -163,14 +173,25 @@ class MaskedRounds:
         if budget.limited:
             self._settings.check_presence(
                 self._setup.population,
-                self._setup.sampling,
-                rounds=rounds,
+                self._drawn,
+                rounds=-(-rounds // self._groups) * self._groups,
                 delta=budget.budget.delta,
                 paid=[record.event for record in budget.ledger.records],
             )
 
-    def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> "MaskedRound":
-        """A new round, with the norm and the noise multiplier of the run's state."""
+    def open(
+        self,
+        number: int,
+        schema: ModelSchema,
+        run: Run,
+        grid: Grid,
+        *,
+        noise: LatticeNoise | None = None,
+    ) -> "MaskedRound":
+        """A new round, with the norm and the noise multiplier of the run's state.
+
+        ``noise``, where it is given, is the round's row of correlated noise.
+        """
         self._sequence = next_number(self._sequence)
         weighting = self._setup.weighting
         encoding = UpdateEncoding(
@@ -179,6 +200,7 @@ class MaskedRounds:
             weighted_by=self._setup.record_keys.weighted_by,
             mechanism=self._settings.mechanism(schema.size),
             noise_multiplier=run.noise_multiplier,
+            noise=noise,
         )
         return MaskedRound(
             number=number,

@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord
 from privacy.mechanisms import (
     ClippingGeometry,
     DistributedGaussian,
+    LatticeNoise,
     MaskedGaussian,
     MaskedMechanism,
     Randomness,
@@ -46,6 +47,8 @@ class UpdateEncoding:
         is one.
     noise_multiplier : float
         z of the round.
+    noise : LatticeNoise or None
+        The server's own, where it is correlated; it is not sent.
     """
 
     geometry: ClippingGeometry
@@ -53,6 +56,7 @@ class UpdateEncoding:
     weighted_by: str
     mechanism: MaskedMechanism
     noise_multiplier: float
+    noise: LatticeNoise | None = None
 
     @property
     def weighting(self) -> UniformWeights | CappedWeights:
@@ -98,6 +102,7 @@ class UpdateEncoding:
             survivors=survivors,
             noise_multiplier=self.noise_multiplier,
             randomness=randomness,
+            noise=self.noise,
         )
 
     def write_into(self, record: ConfigRecord) -> None:

@@ -17,6 +17,7 @@ from flower_app.planning import (
     measured_accuracies,
     message_bytes,
     options,
+    options_in_turns,
 )
 from privacy.accounting import Budget, GaussianRelease, Poisson, epsilon
 
@@ -39,6 +40,21 @@ def test_every_option_spends_the_budget_and_no_more() -> None:
         assert o.cohort == o.sampling_rate * 2000
         assert o.noise_share == pytest.approx(o.noise_multiplier / o.cohort)
         assert o.round_bytes == pytest.approx(2 * message_bytes("hog-linear") * o.cohort)
+
+
+def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    question = Question(Budget(3.0, 1e-5), 1000)
+    (option,) = options_in_turns(question, rates=[0.1], rounds=[100])
+    assert option.noise_multiplier == pytest.approx(4.397, abs=1e-3)
+    assert option.epsilon_without_amplification == pytest.approx(3.0, abs=1e-3)
+    assert option.noise_share == pytest.approx(4.397 * 0.3388 / 100, rel=1e-3)
+    arguments = "plan --population 1000 --mechanism banded --rounds 100 --sampling-rates"
+    assert command.main([*arguments.split(), "0.1"]) == 0
+    assert "4.397" in capsys.readouterr().out
+    assert command.main([*arguments.split(), "0.3"]) != 0
+    assert "1/2, 1/3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -5,7 +5,7 @@ and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,22 @@ from scipy import stats
 
 from privacy.accounting import FixedSize, Sampling
 from privacy.audit import AuditResult
+from privacy.correlated_noise import Factor
 from privacy.mechanisms import (
     ClippingGeometry,
     LatticeGaussian,
     SeededRandomness,
 )
 from strategies import (
+    BandedMF,
     Budget,
     CappedWeights,
+    CyclicGroups,
     DPFedAvg,
     Full,
     Poisson,
     SecureAggregation,
+    ServerSGD,
     audit_strategy,
 )
 
@@ -141,6 +145,110 @@ MUTANTS: dict[str, tuple[Make, str]] = {
     ),
     "half the sampling rate claimed": (drawing(Poisson(0.5)), "cohorts"),
 }
+
+
+# Of correlated noise: nothing moves but it, in a model of a few thousand places.
+
+
+def in_turns(folder: Path, **changed: Any) -> DPFedAvg:
+    sampling, mechanism = CyclicGroups(4), changed.pop("mechanism", BandedMF(4))
+    budget = Budget(2.0, 1e-5)
+    given = settings(folder, sampling=sampling, mechanism=mechanism, budget=budget, **changed)
+    return DPFedAvg(**given, optimizer=ServerSGD(momentum=0.9))
+
+
+@dataclass(frozen=True)
+class BlindFactor(BandedMF):
+    """That of a server without momentum."""
+
+    def factor(self, *, rounds: int, momentum: float) -> Factor:
+        return super().factor(rounds=rounds, momentum=0.0)
+
+
+def with_another_factor(folder: Path) -> DPFedAvg:
+    """Its noise has another factor than its mechanism says."""
+    strategy = in_turns(folder)
+    assert strategy._correlated is not None
+    strategy._correlated._banded = BlindFactor(4)
+    return strategy
+
+
+@dataclass(frozen=True)
+class ColumnsNotNormed(BandedMF):
+    """Noise as if the columns of the factor had length 1, as in a peer's code."""
+
+    def sigma(self, factor: Factor, **given: Any) -> float:
+        return super().sigma(factor, **given) / factor.norm
+
+
+def with_one_key(folder: Path) -> DPFedAvg:
+    """Every row has the key of the first."""
+    strategy = in_turns(folder)
+    rounds = strategy._correlated
+    assert rounds is not None
+    begin = rounds.begin_row
+
+    def begin_row() -> Any:
+        turn = begin()
+        assert rounds._instance is not None
+        first = rounds._instance.keys[0]
+        keys = (first,) * rounds._instance.rows
+        rounds._instance = replace(rounds._instance, keys=keys)
+        return turn
+
+    rounds.begin_row = begin_row  # type: ignore[method-assign]
+    return strategy
+
+
+def out_of_turn(folder: Path) -> DPFedAvg:
+    """Half of everybody is asked, whoever's turn it is."""
+    strategy = in_turns(folder)
+    rounds = strategy._correlated
+    assert rounds is not None
+    begin = rounds.begin_row
+
+    def begin_row() -> Any:
+        begin()
+        return lambda identity: hash(identity) % 2 == 0
+
+    rounds.begin_row = begin_row  # type: ignore[method-assign]
+    return strategy
+
+
+CORRELATED_MUTANTS: dict[str, tuple[Make, str]] = {
+    "another factor": (with_another_factor, "factor:"),
+    "columns not normed": (lambda f: in_turns(f, mechanism=ColumnsNotNormed(4)), "less of it"),
+    "one key for all rows": (with_one_key, "reused noise:"),
+    "out of turn": (out_of_turn, "separation:"),
+}
+
+
+def audited_in_turns(make: Make) -> AuditResult:
+    return audit_strategy(
+        make,
+        ordinary_clients(),
+        ArrayRecord([np.zeros(4000, np.float32)]),
+        clients=CLIENTS,
+        canaries=CANARIES,
+        num_rounds=6,
+    )
+
+
+@pytest.mark.parametrize("name", CORRELATED_MUTANTS)
+def test_a_mutant_with_correlated_noise_is_caught_by_name(name: str) -> None:
+    make, by = CORRELATED_MUTANTS[name]
+    result = audited_in_turns(make)
+    assert any(by in finding for finding in result.findings), result
+    others = {says for _, says in CORRELATED_MUTANTS.values()} - {by}
+    if by == "factor:":
+        others.remove("less of it")  # which a shorter factor has as well
+    assert not any(says in finding for finding in result.findings for says in others)
+
+
+def test_honest_correlated_noise_is_contradicted_no_oftener_than_stated() -> None:
+    results = [audited_in_turns(in_turns) for _ in range(6)]
+    contradicted = sum(not result.passed for result in results)
+    assert contradicted <= stats.binom.isf(1e-6, len(results), 0.05)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

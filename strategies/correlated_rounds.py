@@ -1,0 +1,314 @@
+"""Rounds whose noise is correlated: groups that take turns, a row of noise for each."""
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from logging import INFO, WARNING
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from flwr.serverapp import Grid
+from flwr.supercore import log
+
+from privacy.accounting import (
+    AdditiveDelta,
+    CyclicGroups,
+    Event,
+    GaussianRelease,
+    GroupRelease,
+    Record,
+)
+from privacy.correlated_noise import BandedMF, CorrelatedNoise, NoiseInstance
+from privacy.correlated_noise.errors import NoiseSecretError
+from privacy.correlated_noise.instance import new_name
+from privacy.mechanisms import lattice_radius
+from strategies.checkpoint import Checkpoint, NoiseRows
+from strategies.clipping import AdaptiveClipping, Clipping
+from strategies.lost_clients import operator_log
+from strategies.model_schema import ModelSchema
+from strategies.privacy_budget import PrivacyBudget
+from strategies.run import Run
+from strategies.secure_aggregation.settings import SecureAggregation
+from strategies.secure_aggregation.train_round import MaskedRounds
+from strategies.server_optimizers import ServerAdam, ServerOptimizer, ServerYogi
+from strategies.train_round import ClearRounds, Round, RoundSetup
+
+SUFFIX = ".noise"
+"""Of the file that holds a run's past noise, after the name of its checkpoint."""
+
+
+def secret_file(checkpoint: Path) -> Path:
+    """The file beside a checkpoint that holds the run's past noise, while it lasts."""
+    return checkpoint.with_name(checkpoint.name + SUFFIX)
+
+
+class CorrelatedRounds:
+    """Makes the rounds of a run of which each adds a row of correlated noise.
+
+    **Guarantee.** A row is begun, durably where there is a file, before anybody is asked for it,
+    and its number is never used again: neither its noise nor what it takes back of the past. A
+    client that was asked in a row is not asked again for ``groups`` rows.
+
+    Parameters
+    ----------
+    setup : RoundSetup
+        Its mechanism is banded, its sampling in groups.
+    inner : ClearRounds or MaskedRounds
+        Bound and sum.
+    momentum : float
+        Of the server's optimizer.
+    """
+
+    def __init__(
+        self,
+        setup: RoundSetup,
+        mechanism: BandedMF,
+        sampling: CyclicGroups,
+        inner: ClearRounds | MaskedRounds,
+        *,
+        momentum: float,
+    ) -> None:
+        self._setup, self._banded, self._groups = setup, mechanism, sampling
+        self._inner, self._momentum = inner, momentum
+        self.turns = sampling.groups
+        self._name = new_name()
+        self._instance: NoiseInstance | None = None
+        self._noise: CorrelatedNoise | None = None
+        self._path: Path | None = None
+        self._source: Path | None = None  # of the run that this one goes on from
+        self._unusable = ""  # why the past noise of a resumed run cannot be used
+        self._open = False  # a row was begun, and neither drawn nor skipped
+        self._asked: dict[str, int] = {}  # the last row of each identity in this process
+
+    # As Rounds ---------------------------------------------------------------------------------
+
+    @property
+    def presence(self) -> AdditiveDelta:
+        """As without correlated noise."""
+        return self._inner.presence
+
+    @property
+    def mechanism(self) -> str:
+        """Its name."""
+        return self._banded.name
+
+    def account(self, noise_multiplier: float, parameters: int) -> Event:
+        """One participation, with all that it shows in its own and in later rounds."""
+        return self._inner.account(noise_multiplier, parameters)
+
+    def due(self, event: Event, ahead: int = 0) -> Event:
+        """The event of a client of the group whose turn it is."""
+        if not isinstance(event, GaussianRelease | AdditiveDelta):
+            raise TypeError(f"{event!r} is not paid in turns")
+        return GroupRelease(event, self._name, self._row + ahead, self.turns)
+
+    def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
+        """As without correlated noise."""
+        self._inner.check_presence(rounds, budget)
+
+    def open(self, number: int, schema: ModelSchema, run: Run, grid: Grid) -> Round:
+        """A new round, of the row that was begun for it."""
+        return self._inner.open(number, schema, run, grid, noise=_Row(self._draw))
+
+    # The instance ------------------------------------------------------------------------------
+
+    @property
+    def _row(self) -> int:
+        """The number of the row that is open, or of the next one."""
+        begun = 0 if self._instance is None else self._instance.rows
+        return begun - self._open
+
+    def take_up(self, checkpoint: Checkpoint, source: Path, records: Iterable[Record]) -> None:
+        """Go on from the rows that a checkpoint's model holds, where their noise is there.
+
+        If not, new noise is begun, of a new instance: nothing is taken back of the old, and the
+        ledger adds up both.
+        """
+        if (rows := checkpoint.rows) is None:
+            return
+        path = self._source = secret_file(source)
+        try:
+            instance = NoiseInstance.load(path)
+            events = [record.event for record in records]
+            paid = [
+                e.row for e in events if isinstance(e, GroupRelease) if e.instance == rows.instance
+            ]
+            if instance.name != rows.instance or instance.rows < rows.count:
+                raise NoiseSecretError("it is of another run, or older than the checkpoint")
+            if instance.rows <= max(paid, default=-1):
+                raise NoiseSecretError("it is older than the ledger, which has later rounds")
+        except NoiseSecretError as error:
+            self._unusable = f"{path}: {error}"
+            return
+        self._instance, self._name = instance.without(rows.count), instance.name
+
+    def begin(
+        self, path: Path | None, *, rounds: int, parameters: int, clipping: Clipping, z: float
+    ) -> None:
+        """Draw the past again, or begin a new instance for so many rounds."""
+        self._path = None if path is None else secret_file(path)
+        radius = self._banded.radius
+        if isinstance(self._inner, MaskedRounds):
+            radius = lattice_radius(parameters)
+        share, _ = self._setup.noise_shares(clipping, z)
+        if self._instance is not None:
+            try:
+                wanted = self._banded.sigma(
+                    self._instance.factor, noise_multiplier=share, radius=radius
+                )
+                if (self._instance.size, self._instance.sigma) != (parameters, wanted):
+                    raise NoiseSecretError("it is of another model, or of other noise")
+                self._noise = self._instance.noise()
+            except NoiseSecretError as error:
+                self._unusable = str(error)
+                self._instance, self._name = None, new_name()
+        if self._unusable:
+            log(
+                WARNING,
+                "The past noise of the run cannot be used (%s). New noise is begun. It costs no "
+                "privacy beyond what is paid, but takes back nothing of the noise in the model.",
+                self._unusable,
+            )
+        if self._instance is None:
+            factor = self._banded.factor(rounds=rounds, momentum=self._momentum)
+            sigma = self._banded.sigma(factor, noise_multiplier=share, radius=radius)
+            self._noise = CorrelatedNoise(factor, sigma=sigma, size=parameters)
+            self._instance = NoiseInstance.new(
+                self._name, factor, sigma=sigma, size=parameters, randomness=self._setup.randomness
+            )
+        log(
+            INFO,
+            "\t     Correlated noise over %d rounds, ‖c‖ = %.4g; instance %s, %d rows so far",
+            self._instance.factor.bands,
+            self._instance.factor.norm,
+            self._name,
+            self._instance.rows,
+        )
+
+    def begin_row(self) -> Callable[[str], bool]:
+        """Begin the next row, durably; returns who of the population has their turn in it.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written: nobody may be asked then.
+        """
+        if self._instance is None or self._noise is None:
+            raise RuntimeError("correlated noise is planned in start(); it is not known yet")
+        self._skip_undrawn()
+        instance = self._instance.begin_row(self._noise, self._setup.randomness)
+        self._save(instance)
+        self._open = True
+        row, key = instance.rows - 1, instance.group_key
+
+        def may_take_part(identity: str) -> bool:
+            if group_of(identity, key, self.turns) != row % self.turns:
+                return False
+            before = self._asked.get(identity)
+            if before is not None and row - before < self.turns:
+                operator_log.error(
+                    "row %d: a client was asked in row %d, less than %d rows ago; not asked",
+                    row,
+                    before,
+                    self.turns,
+                )
+                return False
+            self._asked[identity] = row
+            return True
+
+        return may_take_part
+
+    def settle(self) -> NoiseRows | None:
+        """After a round: which rows the model holds, for the checkpoint."""
+        if self._instance is None:
+            return None
+        self._skip_undrawn()
+        return NoiseRows(self._name, self._instance.rows)
+
+    def forget(self) -> None:
+        """Remove the files of past noise: the run is over."""
+        for path in (self._path, self._source):
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    def _draw(self) -> npt.NDArray[np.int64]:
+        if self._instance is None or self._noise is None or not self._open:
+            raise RuntimeError("no row of noise was begun, or it was drawn already")
+        self._open = False
+        key = self._instance.keys[-1]
+        if key is None:
+            raise RuntimeError("the row was skipped")
+        return self._noise.draw(key)
+
+    def _skip_undrawn(self) -> None:
+        """Leave out a row of which nothing was released."""
+        if not self._open or self._instance is None or self._noise is None:
+            return
+        self._open = False
+        self._noise.skip()
+        self._save(self._instance.without(self._instance.rows - 1))
+
+    def _save(self, instance: NoiseInstance) -> None:
+        if self._path is not None:
+            instance.save(self._path)
+        self._instance = instance
+
+
+class _Row:
+    """A row, drawn when the first part of it is asked for: after the round was paid."""
+
+    def __init__(self, draw: Callable[[], npt.NDArray[np.int64]]) -> None:
+        self._draw = draw
+        self._row: npt.NDArray[np.int64] | None = None
+
+    def add_to(self, integers: npt.NDArray[np.int64], part: slice) -> None:
+        """Add a part of it in place."""
+        if self._row is None:
+            self._row = self._draw()
+        integers += self._row[part]
+
+
+def group_of(identity: str, key: bytes, groups: int) -> int:
+    """The group of a client: a hash of its identity alone, under the run's key."""
+    digest = hmac.digest(key, identity.encode(), hashlib.sha256)
+    return int.from_bytes(digest[:16], "big") % groups
+
+
+def check_correlated(
+    mechanism: BandedMF,
+    sampling: object,
+    *,
+    clipping: Clipping,
+    optimizer: ServerOptimizer,
+    secure_aggregation: SecureAggregation | None,
+) -> CyclicGroups:
+    """Refuse settings under which correlated noise is not accounted, or does not cancel."""
+    if not isinstance(sampling, CyclicGroups):
+        raise ValueError(
+            f"mechanism is {mechanism}, which needs clients that take part every so many rounds: "
+            f"give sampling=CyclicGroups({mechanism.bands})"
+        )
+    if mechanism.bands > sampling.groups:
+        raise ValueError(
+            f"mechanism has {mechanism.bands} bands and sampling {sampling.groups} groups; a "
+            "client would take part again while its last noise is still taken back: give at most "
+            "as many bands as groups"
+        )
+    if isinstance(clipping, AdaptiveClipping):
+        raise ValueError(
+            "clipping is adaptive, and correlated noise is sized once for the whole run: give a "
+            "fixed norm"
+        )
+    if isinstance(optimizer, ServerAdam | ServerYogi):
+        raise ValueError(
+            f"optimizer is {type(optimizer).__name__}; noise of several rounds cancels only where "
+            "the model is a sum of all updates: give ServerSGD(...), with momentum if wanted"
+        )
+    if secure_aggregation is not None and secure_aggregation.noise_placement == "distributed":
+        raise ValueError(
+            "secure_aggregation.noise_placement is 'distributed'; correlated noise takes back "
+            "noise of earlier rounds, which clients of other groups have drawn and nobody else "
+            "knows: leave it at 'central'"
+        )
+    return sampling
