@@ -82,6 +82,7 @@ def read_examples(path: Path, form: TableForm) -> Examples:
     wanted = [column.name for column in form.columns]
     wanted += [name for name in (form.target, form.person, form.client) if name]
     _check_header(path, header, wanted)
+    rows = [row for row in rows if any(row[1])]  # a spreadsheet's empty lines hold nobody
     known = {canonical(value): place for place, value in enumerate(form.classes)}
     good: list[tuple[int, list[str], int]] = []
     without_class: list[tuple[int, str]] = []
@@ -193,7 +194,7 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], bool, li
         foreign += _REPLACED in line
         if cells is None or len(cells) != len(header):
             ragged.append(number)
-        elif any(cells):
+        else:
             rows.append((number, cells))
     faults = []
     if ragged:
