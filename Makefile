@@ -58,8 +58,16 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff format .
 
 .PHONY: house
-house: $(READY) ## Draw the pictures of docs/house.md from the imports
+house: $(READY) ## Draw the pictures of docs/explanation/house.md from the imports
 	$(BIN)/python tools/house.py
+
+.PHONY: pages
+pages: $(READY) ## Write what pages of docs/ take from the source (ARGS=--notebooks: run those too)
+	$(BIN)/python -m tools.pages $(ARGS)
+
+.PHONY: docs
+docs: $(READY) ## Build docs/ as a site in build/site, without the web
+	$(BIN)/python -m tools.site
 
 .PHONY: clean
 clean: ## Remove the environment, caches and results

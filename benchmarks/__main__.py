@@ -46,13 +46,13 @@ def table(rows: list[Row]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and do what it says."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     if options.list:
         for name in names():
             print(f"{name:24}{(load(name).__doc__ or '').strip().splitlines()[0]}")
         return 0
     if options.name is None:
-        _parser().error("name a benchmark, all, compare or results; or --list them")
+        command_parser().error("name a benchmark, all, compare or results; or --list them")
     figures = options.into or ROOT / "results" / "benchmarks"
     if options.name == "all":
         return run_all(figures, quick=options.quick)
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return write_results(ROOT / "docs")
     for path in (options.json, options.plot):
         if path is not None and not path.absolute().parent.is_dir():
-            _parser().error(f"{path}: the folder {path.parent} does not exist")
+            command_parser().error(f"{path}: the folder {path.parent} does not exist")
     return run_one(options.name, quick=options.quick, to=options.json, plot=options.plot)
 
 
@@ -153,18 +153,19 @@ def _told(interval: _compare.Interval) -> str:
 
 
 def write_results(docs: Path) -> int:
-    """Make ``docs/results.md``, its pictures, and the other tables of the committed figures."""
-    missing = _results.write_page(docs / "results", docs / "results.md", names=names(), load=load)
+    """Make the pages of ``docs/results``, their pictures, and the figures' other tables."""
+    missing = _results.write_pages(docs / "results", names=names(), load=load)
     _results.write_table(docs / "results")
     for document in _results.load_documents(docs / "results", ["utility"]):
-        utility_report.fill(docs / "utility.md", document)
-    print(f"wrote {docs / 'results.md'}")
+        utility_report.fill(docs / "explanation" / "utility.md", document)
+    print(f"wrote {docs / 'results' / 'index.md'}")
     if missing:
         print(f"no figures of: {', '.join(missing)}", file=sys.stderr)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, allow_abbrev=False
     )

@@ -1,4 +1,4 @@
-"""From the benchmarks' JSON files to ``docs/results.md``, its pictures and the app's own table."""
+"""From the benchmarks' JSON files to the pages of ``docs/results`` and the app's own table."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,10 +10,17 @@ from matplotlib.figure import Figure
 from benchmarks import _pictures
 from benchmarks.harness import Benchmark
 from benchmarks.utility.cells import CELLS
-from flower_app.planning import TABLE
+from flower_app.measurements import TABLE
 
 Document = Mapping[str, Any]
 Load = Callable[[str], Benchmark]
+
+MEASURED = ["utility", "silos", "end_to_end"]
+"""Of whose figures the app's own table is made."""
+
+SILO_DETAILS = (
+    *("model", "silos", "honest", "records", "epsilon", "delta", "sampling_rate", "steps"),
+)
 
 SAME = 0.005
 """Ratios as near to 1 as this are nobody's win."""
@@ -75,15 +82,13 @@ def load_documents(folder: Path, names: list[str]) -> list[Document]:
     return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
-def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> list[str]:
-    """Write the page and every benchmark's picture.
+def write_pages(folder: Path, *, names: list[str], load: Load) -> list[str]:
+    """Write ``index.md``, and a page and a picture for each benchmark.
 
     Parameters
     ----------
     folder : Path
-        Holds ``NAME.json``; the pictures go beside them.
-    page : Path
-        The Markdown file.
+        Holds ``NAME.json``; ``NAME.md`` and ``NAME.png`` go beside them.
     names : list of str
         All benchmarks.
     load : callable
@@ -95,34 +100,42 @@ def write_page(folder: Path, page: Path, *, names: list[str], load: Load) -> lis
         The benchmarks of which there was no file.
     """
     documents = load_documents(folder, names)
-    parts = [_INTRODUCTION, _who_wins(documents)]
+    lines = ["| benchmark | what it measures |\n|---|---|"]
     for document in documents:
         name = document["benchmark"]
         benchmark = load(name)
-        picture = folder / f"{name}.png"
-        drawn = draw(benchmark, document, picture)
+        drawn = draw(benchmark, document, folder / f"{name}.png")
         text = (benchmark.__doc__ or name).strip().splitlines()[0]
-        quick = " --quick" if document["quick"] else ""
-        parts += [
-            f"## {name}",
-            text,
-            f"```sh\npython -m benchmarks {name}{quick} --json docs/results/{name}.json\n```",
-        ]
-        if drawn:
-            parts.append(f"![{name}]({_beside(folder, page)}/{name}.png)")
-        parts += [_rows(document), f"*{_machine(document)}*"]
+        (folder / f"{name}.md").write_text(_page(document, text, drawn=drawn))
+        lines.append(f"| [{name}]({name}.md) | {text} |")
+    parts = [_INTRODUCTION, "\n".join(lines)]
     present = {document["benchmark"] for document in documents}
     missing = [name for name in names if name not in present]
     if missing:
         parts.append("Not measured here: " + ", ".join(missing) + ".")
-    page.write_text("\n\n".join(parts) + "\n")
+    (folder / "index.md").write_text("\n\n".join([*parts, _who_wins(documents)]) + "\n")
     return missing
+
+
+def _page(document: Document, text: str, *, drawn: bool) -> str:
+    """A benchmark's own page."""
+    name = document["benchmark"]
+    quick = " --quick" if document["quick"] else ""
+    parts = [
+        f"# {name}",
+        _WRITTEN,
+        text,
+        f"```sh\npython -m benchmarks {name}{quick} --json docs/results/{name}.json\n```",
+    ]
+    if drawn:
+        parts.append(f"![{name}]({name}.png)")
+    return "\n\n".join([*parts, _rows(document), f"*{_machine(document)}*"]) + "\n"
 
 
 def write_table(folder: Path) -> None:
     """Write ``flower_app/measured.json``, from which ``flower_app plan`` answers."""
     accuracy: list[dict[str, Any]] = []
-    documents = {d["benchmark"]: d for d in load_documents(folder, ["utility", "end_to_end"])}
+    documents = {d["benchmark"]: d for d in load_documents(folder, MEASURED)}
     if "utility" in documents:
         rows: dict[str, dict[str, Any]] = {}
         for row in documents["utility"]["rows"]:
@@ -149,6 +162,20 @@ def write_table(folder: Path) -> None:
                     "runs": spread["repetitions"],
                 }
             )
+    silos: list[dict[str, Any]] = []
+    if "silos" in documents:
+        for row in documents["silos"]["rows"]:
+            if row["details"].get("beside") != "own noise":
+                continue  # one row of each cell is enough
+            details, spread = row["details"], row["ours_spread"]
+            silos.append(
+                {
+                    "dataset": "mnist",
+                    **{name: details[name] for name in SILO_DETAILS},
+                    **{name: spread[name] / 100 for name in ("median", "low", "high")},
+                    "runs": spread["repetitions"],
+                }
+            )
     rounds: list[dict[str, Any]] = []
     if "end_to_end" in documents:
         document = documents["end_to_end"]
@@ -163,23 +190,28 @@ def write_table(folder: Path) -> None:
             for row in document["rows"]
             if row["metric"] == "time of a round"
         ]
-    table = {"accuracy": accuracy, "rounds": rounds}
+    table = {"accuracy": accuracy, "silos": silos, "rounds": rounds}
     TABLE.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n")
 
 
-_INTRODUCTION = """# Results
+_WRITTEN = "<!-- Written by `python -m benchmarks results`; edit the benchmarks, not this page. -->"
 
-<!-- Written by `python -m benchmarks results`; edit the benchmarks, not this page. -->
+_INTRODUCTION = f"""# Results
+
+{_WRITTEN}
 
 Every figure here was measured by the command beside it, which wrote it to a JSON file in
-`docs/results`. `python -m benchmarks results` makes this page and its pictures of those files;
+`docs/results`. `python -m benchmarks results` makes these pages and their pictures of those files;
 `python -m benchmarks all` measures everything again, in a night on two cores, and `python -m
 benchmarks compare` says which figures agree with these: those whose spreads meet when each is
 widened by a tenth. A figure with a peer is compared by its ratio.
 
 *Ours* and *peer* are medians of repetitions, lowest to highest in brackets; repetitions that are
 timed are interleaved. *Ratio* says how many times better ours is than the peer: above 1 ours wins,
-below 1 the peer does. Times and rates depend on the machine, which is named below each table."""
+below 1 the peer does. Times and rates depend on the machine, which is named below each table.
+
+The figures that answer a question of yours may be on another page: [how accurate a private model
+is](../explanation/utility.md), [what many clients cost the server](../explanation/scale.md)."""
 
 
 def _who_wins(documents: list[Document]) -> str:
@@ -200,7 +232,7 @@ def _who_wins(documents: list[Document]) -> str:
             worst = f"{row['case']}, {row['metric']}: {_ratio(row['ratio'])} of {row['peer_name']}"
         won = sum(row["ratio"] > 1 + SAME for row in rows)
         lines[-1] += (
-            f"\n| [{document['benchmark']}](#{document['benchmark']}) | {len(rows)} | {won} | "
+            f"\n| [{document['benchmark']}]({document['benchmark']}.md) | {len(rows)} | {won} | "
             f"{len(rows) - won - len(lost)} | {len(lost)} | {worst} |"
         )
     lines.append(
@@ -246,7 +278,3 @@ def _machine(document: Document) -> str:
     m = document["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in m["packages"].items() if v != "not installed")
     return f"{m['cores']} cores of {m['processor']}, Python {m['python']}; {versions}."
-
-
-def _beside(folder: Path, page: Path) -> str:
-    return folder.resolve().relative_to(page.resolve().parent).as_posix()

@@ -134,18 +134,23 @@ def _command(given: list[str]) -> int:
         return 1
 
 
-def _run(given: list[str]) -> int:
+def command_parser(*chosen: str) -> CommandParser:
+    """The app's command line, with the options of the chosen commands."""
     parser = CommandParser(
         prog="python -m flower_app",
         description="Private federated learning, and encrypted questions to the result.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, purpose) in COMMANDS.items():
-        if given[:1] == [name]:
+        if name in chosen:
             importlib.import_module(f"flower_app.commands.{module}").add_command(commands)
         else:
             commands.add_parser(name, help=purpose)
-    options = parser.parse_args(given)
+    return parser
+
+
+def _run(given: list[str]) -> int:
+    options = command_parser(*given[:1]).parse_args(given)
     # SIGTERM too ends the processes that we have started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

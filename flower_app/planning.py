@@ -1,21 +1,18 @@
-"""Costs and accuracy of a private run, before any training.
+"""Costs and accuracy of a private run, before any training."""
 
-Accuracies and times were measured: ``measured.json`` is written by ``python -m benchmarks results``
-from the committed figures.
-"""
-
-import io
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from flower_app.models.specs import RECIPES
+from flower_app.measurements import (
+    AccuracyRange,
+    MeasuredAccuracy,
+    MeasuredRound,
+    Sizes,
+    measured_accuracies,
+    measured_rounds,
+)
+from flower_app.models.specs import MODELS, RECIPES
 from privacy.accounting import (
     Budget,
     CyclicGroups,
@@ -27,57 +24,11 @@ from privacy.accounting import (
 )
 from privacy.correlated_noise import MinSeparation, banded_coefficients, relative_error
 
-if TYPE_CHECKING:
-    from torch import nn
-
+# Each of a model's arrays travels as an .npy file.
+_HEADER_BYTES = 128
+_ARRAYS = {"hog-linear": 1, "mlp": 4, "cnn": 6}
 RATES_IN_TURNS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-TABLE = Path(__file__).with_name("measured.json")
-
-
-@dataclass(frozen=True)
-class MeasuredAccuracy:
-    """The test accuracy that one setting reached, with label-sorted, disjoint clients.
-
-    ``clients`` is N, ``records`` the number that each held; ``epsilon`` and ``delta`` were spent;
-    ``median``, ``low`` and ``high`` are of the accuracies of ``runs`` runs.
-    """
-
-    dataset: str
-    model: str
-    clients: int
-    records: int
-    epsilon: float
-    delta: float
-    sampling_rate: float
-    rounds: int
-    noise_multiplier: float
-    median: float
-    low: float
-    high: float
-    runs: int
-
-
-@dataclass(frozen=True)
-class MeasuredRound:
-    """The median time of a round with an expected ``cohort``, on the machine ``where``."""
-
-    model: str
-    cohort: float
-    seconds: float
-    where: str
-
-
-@cache
-def measured_accuracies() -> tuple[MeasuredAccuracy, ...]:
-    """All measured accuracies."""
-    return tuple(MeasuredAccuracy(**row) for row in json.loads(TABLE.read_text())["accuracy"])
-
-
-@cache
-def measured_rounds() -> tuple[MeasuredRound, ...]:
-    """All measured times of a round."""
-    return tuple(MeasuredRound(**row) for row in json.loads(TABLE.read_text())["rounds"])
 
 
 @dataclass(frozen=True)
@@ -96,10 +47,16 @@ class Question:
 
 @dataclass(frozen=True)
 class OwnModel:
-    """The bytes of a message with a model of the user's own, and its server's momentum."""
+    """A model of the user's: so many ``arrays`` and ``parameters``, and its server's momentum."""
 
-    message_bytes: int
+    arrays: int
+    parameters: int
     server_momentum: float
+
+    @property
+    def message_bytes(self) -> int:
+        """The bytes of its arrays as Flower carries them, without the envelope."""
+        return _HEADER_BYTES * self.arrays + 4 * self.parameters
 
 
 @dataclass(frozen=True)
@@ -133,34 +90,6 @@ class Option:
     round_bytes: float
     client_bytes: float
     round_seconds: float | None
-
-
-@dataclass(frozen=True)
-class AccuracyRange:
-    """The best measured run that was no easier in any respect, and the worst no harder, if any."""
-
-    at_least: MeasuredAccuracy | None
-    at_most: MeasuredAccuracy | None
-
-    @property
-    def sentence(self) -> str:
-        """The bounds in words."""
-        if self.at_least is None and self.at_most is None:
-            return "not known: nothing comparable was measured"
-        if self.at_least is not None and self.at_least == self.at_most:
-            m = self.at_least
-            return (
-                f"about {100 * m.median:.1f} % after {m.rounds} rounds ({100 * m.low:.1f} to "
-                f"{100 * m.high:.1f} % in {m.runs} runs), measured with {_conditions(m)}"
-            )
-        parts = [
-            f"at {bound} about {100 * m.median:.1f} % after {m.rounds} rounds, measured with "
-            f"{_conditions(m)}"
-            for bound, m in (("least", self.at_least), ("most", self.at_most))
-            if m is not None
-        ]
-        other = "more" if self.at_most is None else "less" if self.at_least is None else ""
-        return "; ".join([*parts, f"how much {other} is not known"] if other else parts)
 
 
 def options(
@@ -247,23 +176,12 @@ def options_in_turns(
 def expected_accuracy(
     question: Question, table: Sequence[MeasuredAccuracy] | None = None
 ) -> AccuracyRange:
-    """Bound the accuracy by measured runs, without interpolation.
-
-    More clients, more records a client, a larger ε and a larger δ never lower the best possible
-    accuracy, so a measured run bounds all that are easier, or harder, in every respect.
-
-    The default ``table`` is the packaged one.
-    """
-    rows = [
-        m
-        for m in (measured_accuracies() if table is None else table)
-        if (m.dataset, m.model) == (question.dataset, question.model)
-    ]
-    no_easier = [m for m in rows if _sizes(m) <= _question_sizes(question)]
-    no_harder = [m for m in rows if _sizes(m) >= _question_sizes(question)]
-    return AccuracyRange(
-        max(no_easier, key=lambda m: m.median, default=None),
-        min(no_harder, key=lambda m: m.median, default=None),
+    """Bound the accuracy by measured runs; the default ``table`` is the packaged one."""
+    rows = measured_accuracies() if table is None else table
+    budget = question.budget
+    sizes = Sizes((question.population, question.records, budget.epsilon, budget.delta))
+    return AccuracyRange.of(
+        sizes, (m for m in rows if (m.dataset, m.model) == (question.dataset, question.model))
     )
 
 
@@ -273,46 +191,8 @@ def _without_amplification(z: float, rounds: int, delta: float) -> float | None:
 
 
 def message_bytes(model: str) -> int:
-    """The bytes of an app model's arrays as Flower carries them, without the envelope."""
-    from flower_app.models.build import build_model  # PyTorch; most commands do without it
-
-    return module_bytes(build_model(model))
-
-
-def module_bytes(model: "nn.Module") -> int:
     """The bytes of a model's arrays as Flower carries them, without the envelope."""
-    total = 0
-    for tensor in model.state_dict().values():
-        buffer = io.BytesIO()
-        np.save(buffer, tensor.numpy(), allow_pickle=False)
-        total += buffer.tell()
-    return total
-
-
-class _Sizes(tuple[float, ...]):
-    """Compared in all respects at once, so that two may not be comparable."""
-
-    def __le__(self, other: tuple[float, ...]) -> bool:
-        return all(a <= b for a, b in zip(self, other, strict=True))
-
-    def __ge__(self, other: tuple[float, ...]) -> bool:
-        return all(a >= b for a, b in zip(self, other, strict=True))
-
-
-def _sizes(m: MeasuredAccuracy) -> _Sizes:
-    return _Sizes((m.clients, m.records, m.epsilon, m.delta))
-
-
-def _question_sizes(question: Question) -> _Sizes:
-    budget = question.budget
-    return _Sizes((question.population, question.records, budget.epsilon, budget.delta))
-
-
-def _conditions(m: MeasuredAccuracy) -> str:
-    return (
-        f"N = {m.clients:,}, {m.records} records each, ε = {m.epsilon:g}, δ = {m.delta:g}, "
-        f"q = {m.sampling_rate:g}"
-    )
+    return _HEADER_BYTES * _ARRAYS[model] + 4 * MODELS[model].parameters
 
 
 def _round_seconds(model: str, cohort: float, table: Sequence[MeasuredRound]) -> float | None:

@@ -159,7 +159,8 @@ class Settings:
     """Every setting of a run. In the configuration the names are written with dashes.
 
     A zero in a setting that a ``Recipe`` has too (below zero for the momentum) stands for the
-    model's recipe, and is filled in by ``from_config``. ``docs/settings.md`` describes each.
+    model's recipe, and is filled in by ``from_config``. ``docs/reference/settings.md`` has
+    them all.
     """
 
     # Data and clients. The partition is a simulation's.

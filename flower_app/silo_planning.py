@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from flower_app.measurements import AccuracyRange, MeasuredSilos, silo_sizes
 from flower_app.models.specs import MODELS
 from privacy.accounting import Budget, Event, Poisson, calibrate_noise_multiplier
 from privacy.mechanisms import SiloGaussian
@@ -24,6 +25,7 @@ class SiloQuestion:
     silos: FewSilos
     persons: int
     model: str = "hog-linear"
+    dataset: str = "mnist"
     parameters: int | None = None
 
 
@@ -81,6 +83,16 @@ def silo_options(
                 own_noise_share=curator * math.sqrt(silos.silos),
                 step_bytes=_step_bytes(question, mechanism, parameters, rate, z),
             )
+
+
+def expected_accuracy(question: SiloQuestion, table: Sequence[MeasuredSilos]) -> AccuracyRange:
+    """Bound the accuracy by measured runs."""
+    silos, budget = question.silos, question.budget
+    honest = SiloGaussian(silos.min_silos, silos.colluders).honest
+    sizes = silo_sizes(question.persons, budget.epsilon, budget.delta, honest / silos.silos)
+    return AccuracyRange.of(
+        sizes, (m for m in table if (m.dataset, m.model) == (question.dataset, question.model))
+    )
 
 
 def _noise(

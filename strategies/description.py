@@ -1,28 +1,27 @@
 """A strategy in figures: its settings for the log, its guarantee for the result."""
 
 import math
+from collections.abc import Iterable, Mapping
 from logging import INFO, WARNING
 
 from flwr.supercore import log
 
+from privacy.accounting import Observer
 from strategies.checkpoint import RunState
 from strategies.privacy_budget import PrivacyBudget
 from strategies.result import PrivacyReport, SecureAggregationReport
 from strategies.secure_aggregation.settings import SecureAggregation
-from strategies.train_round import Rounds, RoundSetup
+from strategies.train_round import Rounds, RoundSetup, Setup
 
 
 def log_settings(
     setup: RoundSetup, secure: SecureAggregation | None, budget: PrivacyBudget, state: RunState
 ) -> None:
     """Log a strategy's settings. All of them are public."""
-    limit, z = budget.budget.epsilon, state.noise_multiplier
     masked = "off" if secure is None else f"{secure}; each ClientApp needs SecureAggregationMod"
     lines = [
         f"├──> Privacy of every client ({budget.adjacency.value}):",
-        f"│\t├── ε: {'no limit' if limit == math.inf else f'at most {limit:g}'} at "
-        f"δ = {budget.budget.delta:g} ({budget.accountant})",
-        *([] if z is None else [f"│\t├── Noise multiplier: {z:.4f}"]),
+        *budget_lines(budget, state),
         f"│\t├── Clipping: {state.clipping}",
         f"│\t├── Mechanism: {setup.mechanism.name}",
         f"│\t└── Ledger: {budget.ledger.path}",
@@ -31,18 +30,35 @@ def log_settings(
         f"├──> Secure aggregation: {masked}",
         f"└──> Server optimizer: {state.optimizer}",
     ]
-    for line in lines:
-        log(INFO, "\t%s", line)
+    log_lines(lines)
     if not setup.randomness.private:
         log(WARNING, "The randomness is seeded: this run is NOT private.")
 
 
+def budget_lines(budget: PrivacyBudget, state: RunState) -> list[str]:
+    """Lines of the settings about ε, and the noise once it is known."""
+    limit, z = budget.budget.epsilon, state.noise_multiplier
+    return [
+        f"│\t├── ε: {'no limit' if limit == math.inf else f'at most {limit:g}'} at "
+        f"δ = {budget.budget.delta:g} ({budget.accountant})",
+        *([] if z is None else [f"│\t├── Noise multiplier: {z:.4f}"]),
+    ]
+
+
+def log_lines(lines: Iterable[str]) -> None:
+    """Log settings, a line each."""
+    for line in lines:
+        log(INFO, "\t%s", line)
+
+
 def privacy_report(
-    setup: RoundSetup,
-    rounds: Rounds,
-    secure: SecureAggregation | None,
+    setup: Setup,
     budget: PrivacyBudget,
     state: RunState,
+    *,
+    mechanism: str,
+    secure_aggregation: SecureAggregationReport | None,
+    epsilon_by_observer: Mapping[Observer, float] | None = None,
 ) -> PrivacyReport:
     """The guarantee of a run as it stands, with all that its ledger holds by now."""
     z = state.noise_multiplier
@@ -57,20 +73,23 @@ def privacy_report(
         population=setup.population,
         adjacency=budget.adjacency.value,
         accountant=budget.accountant,
-        mechanism=rounds.mechanism,
+        mechanism=mechanism,
         private=setup.randomness.private and z != 0,
         stopped=state.stopped,
         epsilon_by_round=dict(state.epsilon_by_round),
-        secure_aggregation=(
-            None if secure is None else _secure_report(secure, rounds, budget, state)
-        ),
+        secure_aggregation=secure_aggregation,
         epsilon_without_amplification=budget.epsilon_without_amplification(),
+        unit=setup.unit,
+        epsilon_by_observer={
+            observer.value: value for observer, value in (epsilon_by_observer or {}).items()
+        },
     )
 
 
-def _secure_report(
+def secure_report(
     settings: SecureAggregation, rounds: Rounds, budget: PrivacyBudget, state: RunState
 ) -> SecureAggregationReport:
+    """What secure aggregation by these settings promised."""
     distributed = settings.noise_placement == "distributed"
     return SecureAggregationReport(
         server=settings.adversary.server.value,

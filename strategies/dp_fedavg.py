@@ -16,7 +16,7 @@ from strategies.accounted_strategy import AccountedStrategy
 from strategies.checkpoint import Checkpointing, NoiseRows, settings_text
 from strategies.clipping import Clipping
 from strategies.correlated_rounds import CorrelatedRounds, check_correlated
-from strategies.description import log_settings, privacy_report
+from strategies.description import log_settings, privacy_report, secure_report
 from strategies.metrics import Metrics
 from strategies.population import ClientRegistry, Population, expected_fraction
 from strategies.replies import RecordKeys
@@ -326,9 +326,16 @@ class DPFedAvg(AccountedStrategy):
 
     def report(self) -> PrivacyReport:
         """The guarantee as it stands, with all that the ledger holds, encrypted rounds included."""
-        secure = self.secure_aggregation
+        secure, rounds = self.secure_aggregation, self._rounds
+        budget, state = self._privacy_budget, self._run.state
         return privacy_report(
-            self._setup, self._rounds, secure, self._privacy_budget, self._run.state
+            self._setup,
+            budget,
+            state,
+            mechanism=rounds.mechanism,
+            secure_aggregation=(
+                None if secure is None else secure_report(secure, rounds, budget, state)
+            ),
         )
 
     def summary(self) -> None:

@@ -128,7 +128,7 @@ def settled_noise(
     warnings += _check_rounds(budget, cost, z, rounds - played, has_model=played > 0)
     if too_large := large_delta(budget.budget.delta, cost.setup.population):
         warnings.append(f"{too_large}.")
-    return z, warnings + _drowning(cost.noise_length(z), rounds)
+    return z, warnings + _drowning(cost.noise_length(z), rounds, cost.setup.unit)
 
 
 def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
@@ -203,8 +203,8 @@ def _check_rounds(
     )
 
 
-def _drowning(noise_length: float, rounds: int) -> list[str]:
-    """A warning where noise carries the model further than all clients together can.
+def _drowning(noise_length: float, rounds: int, unit: str) -> list[str]:
+    """A warning where noise carries the model further than all units together can.
 
     Over T rounds noise adds up to √T times that of one, the updates to T times S.
     """
@@ -212,8 +212,8 @@ def _drowning(noise_length: float, rounds: int) -> list[str]:
     if over_all <= 1:
         return []
     return [
-        "The noise drowns what the clients teach: even over the whole run it carries the model "
-        f"about {over_all:.2g} times as far as they can. More clients or a higher sampling rate, "
+        f"The noise drowns what the {unit}s teach: even over the whole run it carries the model "
+        f"about {over_all:.2g} times as far as they can. More {unit}s or a higher sampling rate, "
         "a smaller model, a larger ε or more rounds would help."
     ]
 

@@ -104,8 +104,16 @@ class Setup(Protocol):
         """N, of those whose privacy is accounted."""
 
     @property
+    def unit(self) -> str:
+        """Whom it protects: "client", "person" or "row"."""
+
+    @property
     def sampling(self) -> Sampling | CyclicGroups:
         """How they are drawn."""
+
+    @property
+    def sampling_rate(self) -> float:
+        """With which share of them a round is expected."""
 
     @property
     def cohort_sampling(self) -> Sampling:
@@ -160,6 +168,11 @@ class RoundSetup:
         total = self.weighting.total(self.population)
         object.__setattr__(self, "expected_cohort", self.sampling_rate * self.population)
         object.__setattr__(self, "denominator", self.sampling_rate * total)
+
+    @property
+    def unit(self) -> str:
+        """Whom it protects."""
+        return "client"
 
     def noise_shares(self, clipping: Clipping, z: float) -> tuple[float, float | None]:
         """The noise multipliers of a round's sums, which together are one release with z.

@@ -1,4 +1,4 @@
-"""docs/house.md: its pictures are what the imports give, and the modules it names are there."""
+"""The page on the house: its pictures are what the imports give, its modules are there."""
 
 import re
 

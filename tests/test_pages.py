@@ -4,11 +4,8 @@ import ast
 import builtins
 import contextlib
 import importlib
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from privacy.inference_service import ServiceClient
 from strategies import InProcessGrid, answer_encrypted_round, decline
 
 ROOT = Path(__file__).parents[1]
+HOW_TO = ROOT / "docs" / "how-to"
 PACKAGES = ("privacy", "strategies", "flower_app")
 
 
@@ -40,26 +38,31 @@ PACKAGES = ("privacy", "strategies", "flower_app")
         ("shared-inference.md", "exchanges"),
     ],
 )
-def test_the_first_program_of_a_page_runs(page: str, says: str, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / page).read_text()
+def test_the_first_program_of_a_page_runs(
+    page: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (HOW_TO / page).read_text()
     program = re.search(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert program is not None
-    path = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-    done = subprocess.run(
-        [sys.executable, "-c", path + program[1]],
-        cwd=tmp_path,
-        env=os.environ | {"HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert says in done.stdout
+    assert says in output(program[1], tmp_path, monkeypatch, capsys)
+
+
+def output(program: str, folder: Path, monkeypatch: Any, capsys: Any) -> str:
+    """What a program prints that is started in an empty folder by a user who lives there."""
+    (folder / "program.py").write_text(program)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    runpy.run_path("program.py", run_name="__main__")
+    return str(capsys.readouterr().out)
 
 
 def test_what_is_shown_as_python_is_python() -> None:
     """Excerpts too, whose names come from what stands around them."""
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*/README.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*/README.md")]
     shown = 0
     for page in pages:
         for text in re.findall(
@@ -75,7 +78,7 @@ def test_what_is_shown_as_python_is_python() -> None:
 
 def test_flower_finds_the_apps_of_the_strategys_first_program(tmp_path: Path) -> None:
     """It looks for their names in the source text, one assignment a line."""
-    text = (ROOT / "docs" / "strategy.md").read_text()
+    text = (HOW_TO / "strategy.md").read_text()
     program = re.search(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert program is not None
     (package := tmp_path / "myapp").mkdir()
@@ -87,7 +90,7 @@ def test_flower_finds_the_apps_of_the_strategys_first_program(tmp_path: Path) ->
 
 def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) -> None:
     """Every round begins anew, as on a deployed node: nothing is kept but the ledger."""
-    text = (ROOT / "docs" / "client-training.md").read_text()
+    text = (HOW_TO / "client-training.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if "app = ClientApp()" in each]
     (started,) = [each for each in programs if each.startswith("run_in_process(")]
@@ -123,7 +126,7 @@ def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) 
 def test_the_trial_on_made_up_data_of_client_training_runs_and_finds_a_slip(
     tmp_path: Path,
 ) -> None:
-    text = (ROOT / "docs" / "client-training.md").read_text()
+    text = (HOW_TO / "client-training.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if "made_up" in each]
     (trial := tmp_path / "trial.py").write_text(program)
@@ -140,7 +143,7 @@ def test_the_trial_on_made_up_data_of_client_training_runs_and_finds_a_slip(
 
 def test_the_figures_of_the_accounting_page_are_what_its_programs_compute(tmp_path: Path) -> None:
     """Each figure stands in a comment behind the call; the second program continues the first."""
-    text = (ROOT / "docs" / "accounting.md").read_text()
+    text = (HOW_TO / "accounting.md").read_text()
     first, second = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[:2]
     program = ast.parse(first + second)
     lines = (first + second).splitlines()
@@ -160,7 +163,7 @@ def test_the_figures_of_the_accounting_page_are_what_its_programs_compute(tmp_pa
 
 
 def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
-    text = (ROOT / "docs" / "encrypted-inference.md").read_text()
+    text = (HOW_TO / "encrypted-inference.md").read_text()
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), Square(), nn.Linear(64, 10))
     assert "nn.Sequential(nn.Flatten(), nn.Linear(784, 64), Square(), nn.Linear(64, 10))" in text
     plan = compile_model(model, input_shape=(1, 28, 28), input_range=(0.0, 1.0)).plan
@@ -174,26 +177,21 @@ def test_the_bytes_of_the_documented_plan_are_those_of_its_program() -> None:
 
 @pytest.mark.parametrize(("importer", "says"), [("from_sklearn", "setosa"), ("from_onnx", "True")])
 def test_the_programs_with_models_from_elsewhere_run(
-    importer: str, says: str, tmp_path: Path
+    importer: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = (ROOT / "docs" / "encrypted-inference.md").read_text()
+    text = (HOW_TO / "imported-models.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if f"{importer}(" in each]
     assert f"# {says}\n" in program
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{says}\n"
+    assert output(program, tmp_path, monkeypatch, capsys) == f"{says}\n"
 
 
 def test_the_program_about_networks_with_relu_runs_to_an_encrypted_answer(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "encrypted-inference.md").read_text()
+    text = (HOW_TO / "relu-networks.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if "replace_activations(" in each]
     (tmp_path / "relu.py").write_text(program)
@@ -205,7 +203,7 @@ def test_the_program_about_networks_with_relu_runs_to_an_encrypted_answer(tmp_pa
 
 
 def test_the_bytes_that_the_service_page_shows_are_those_of_the_model() -> None:
-    text = (ROOT / "docs" / "service.md").read_text()
+    text = (HOW_TO / "service.md").read_text()
     plan = compile_app_model(build_model("hog-linear"), MODELS["hog-linear"]).plan
     shown = re.search(
         r"keys ([\d,]+) bytes, a question ([\d,]+), an answer ([\d,]+)$", text, re.MULTILINE
@@ -216,7 +214,7 @@ def test_the_bytes_that_the_service_page_shows_are_those_of_the_model() -> None:
 
 
 def test_the_metrics_of_the_strategys_example_are_taken() -> None:
-    text = (ROOT / "docs" / "strategy.md").read_text()
+    text = (HOW_TO / "strategy.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     (program,) = [each for each in programs if "metrics = Metrics(" in each]
     names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/house.md from the imports of the source: ``make house``.
+"""Draw the pictures of docs/explanation/house.md from the imports of the source: ``make house``.
 
 A room is a folder with its modules. An arrow points from the room that imports to the one it
 imports. An arrow that longer ways already tell is left out; rooms that import each other are
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "house.md"
+PAGE = ROOT / "docs" / "explanation" / "house.md"
 FLOORS = ("flower_app", "strategies", "privacy")
 _NAMED = 6
 _PICTURE = re.compile(r"(<!-- drawn: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Write the test vectors of docs/wire.md: ``python tools/wire_vectors.py``.
+"""Write the test vectors of docs/reference/wire.md: ``python tools/wire_vectors.py``.
 
 Whatever speaks the wire format computes the same from the same numbers. Long results stand as
 SHA-256 of their bytes, residues as 64-bit integers, little-endian.
@@ -20,7 +20,7 @@ from privacy.inference.messages import Tag, seal_message
 from privacy.inference.owner.secret_state import SecretState
 from privacy.inference.plan import pack_taps
 
-FILE = Path(__file__).parents[1] / "docs" / "wire-vectors.json"
+FILE = Path(__file__).parents[1] / "docs" / "reference" / "wire-vectors.json"
 SEED = bytes(range(32))
 SESSION_KEY = bytes(range(100, 132))
 BINDING = b"bound to this"
@@ -123,7 +123,7 @@ def sha256(array: NDArray[Any]) -> str:
 def vectors() -> dict[str, Any]:
     """All vectors."""
     return {
-        "note": "Written by tools/wire_vectors.py; docs/wire.md says what they are.",
+        "note": "Written by tools/wire_vectors.py; docs/reference/wire.md says what they are.",
         "seed": SEED.hex(),
         "session_key": SESSION_KEY.hex(),
         "binding": BINDING.hex(),

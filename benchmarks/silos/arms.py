@@ -2,13 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from opacus import PrivacyEngine
+from opacus.accountants import PRVAccountant
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,7 +22,7 @@ from privacy.secure_aggregation import FewSilos
 from privacy.training import Persons, SiloStep, silo_sum, trained_parameters
 from strategies import ServerSGD
 
-DELTA = 1e-5
+DELTA, RECORDS = 1e-5, 50_000
 MOMENTUM = 0.9
 
 
@@ -80,57 +81,61 @@ def accuracy(model: nn.Module, examples: tuple[Tensor, Tensor]) -> float:
 
 
 def distributed(
-    model: str, data: Data, setting: Setting, *, silos: int, epsilon: float, seed: int
-) -> nn.Module:
-    """Ours: the noise is shared."""
-    few = FewSilos(silos)
-    mechanism = SiloGaussian(few.min_silos, few.colluders)
-    return _by_shares(model, data, setting, mechanism, silos=silos, epsilon=epsilon, seed=seed)
-
-
-def own_noise(
-    model: str, data: Data, setting: Setting, *, silos: int, epsilon: float, seed: int
-) -> nn.Module:
-    """Every silo's share is sized as if it were the only honest one."""
-    mechanism = SiloGaussian(min_silos=2, colluders=1)
-    return _by_shares(model, data, setting, mechanism, silos=silos, epsilon=epsilon, seed=seed)
-
-
-def _by_shares(
     name: str,
     data: Data,
     setting: Setting,
-    mechanism: SiloGaussian,
     *,
     silos: int,
     epsilon: float,
     seed: int,
+    parts: Sequence[Tensor] = (),
 ) -> nn.Module:
-    model = _initial(name, seed)
-    randomness = SeededRandomness(seed)
-    persons = Persons(data.train)
+    """Ours: the noise is shared.
+
+    With ``parts``, the rows of each silo, there is a sum for each; without them one over everybody,
+    beside which the other silos' shares are drawn as one of their summed variance.
+    """
+    few = FewSilos(silos)
+    mechanism = SiloGaussian(few.min_silos, few.colluders)
+    model, randomness = _initial(name, seed), SeededRandomness(seed)
     step = silo_step(model, mechanism, setting, epsilon)
+    inputs, labels = data.train
+    divided = [Persons((inputs[part], labels[part])) for part in parts] or [Persons(data.train)]
+    others = silos - len(divided)
 
     def noisy_sum() -> NDArray[np.float64]:
-        total = silo_sum(
-            model,
-            persons,
-            loss=nn.functional.cross_entropy,
-            step=step,
-            ledger=None,
-            physical_batch_size=256,
-            randomness=randomness,
+        total = np.sum(
+            [
+                silo_sum(
+                    model,
+                    persons,
+                    loss=nn.functional.cross_entropy,
+                    step=step,
+                    ledger=None,
+                    physical_batch_size=32 if parts else 256,
+                    randomness=randomness,
+                )
+                for persons in divided
+            ],
+            axis=0,
         )
-        for _ in range(silos - 1):
-            share = np.zeros_like(total)
-            mechanism.add_share(
-                share, noise_multiplier=step.noise_multiplier, randomness=randomness
-            )
-            total += share
+        if others:
+            z = step.noise_multiplier * math.sqrt(others)
+            mechanism.add_share(total, noise_multiplier=z, randomness=randomness)
         return mechanism.decode(total, clipping_norm=setting.clipping_norm)
 
-    _descend(model, setting, len(persons), noisy_sum)
+    _descend(model, setting, len(labels), noisy_sum)
     return model
+
+
+def skewed_parts(labels: Tensor, silos: int, *, seed: int) -> list[Tensor]:
+    """Rows of each silo: sizes are log-normal (σ = 1), and each has few labels.
+
+    The rows, sorted by label, are cut at the silos' sizes.
+    """
+    sizes = np.random.default_rng(seed).lognormal(sigma=1.0, size=silos)
+    ends = np.round(np.cumsum(sizes) / sizes.sum() * len(labels)).astype(int)
+    return list(torch.tensor_split(labels.argsort(stable=True), ends[:-1].tolist()))
 
 
 def silo_step(
@@ -174,41 +179,66 @@ def _descend(
                 parameter.copy_(torch.from_numpy(array))
 
 
-def curator(
-    name: str, data: Data, setting: Setting, *, epsilon: float, seed: int
-) -> tuple[nn.Module, float]:
-    """Opacus on the pooled data; ε by Opacus's own accountant beside the model."""
-    model = _initial(name, seed)
-    z = calibrate_noise_multiplier(
+class _Pooled(TensorDataset):
+    """Takes a batch's rows at once, and not one by one, which would take most of the time."""
+
+    def __getitems__(self, rows: list[int]) -> list[Tensor]:
+        return [each[rows] for each in self.tensors]
+
+
+def noise_of(setting: Setting, epsilon: float) -> float:
+    """The noise multiplier of Opacus's arms: just what ε allows."""
+    return calibrate_noise_multiplier(
         sampling=Poisson(setting.rate), rounds=setting.steps, budget=Budget(epsilon, DELTA)
     )
+
+
+def opacus(
+    name: str, data: Data, setting: Setting, *, epsilon: float, seed: int, silos: int = 1
+) -> tuple[nn.Module, float]:
+    """Opacus on the pooled data: a curator, or silos that each add all of the noise.
+
+    The sum of K silos' sums is the sum over everybody whom they drew, with √K times the noise.
+
+    Returns
+    -------
+    tuple of nn.Module and float
+        The model, and the ε of a silo's sums by Opacus's own accountant.
+    """
+    model = _initial(name, seed)
+    z = noise_of(setting, epsilon)
     optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
     engine = PrivacyEngine(accountant="prv")
     coins = torch.Generator().manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Opacus on its own generator and on hooks
-        private, private_optimizer, loader = engine.make_private(
+        private, private_optimizer, criterion, loader = engine.make_private(
             module=model,
             optimizer=optimizer,
+            criterion=nn.CrossEntropyLoss(),
             data_loader=DataLoader(
-                TensorDataset(*data.train),
+                _Pooled(*data.train),
                 batch_size=round(setting.rate * len(data.train[0])),
+                collate_fn=list,
                 generator=coins,
             ),
-            noise_multiplier=z,
+            noise_multiplier=z * math.sqrt(silos),
             max_grad_norm=setting.clipping_norm,
             noise_generator=coins,
+            grad_sample_mode="ghost",
         )
         left = setting.steps
         while left:
             for inputs, labels in loader:
                 private_optimizer.zero_grad()
-                nn.functional.cross_entropy(private(inputs), labels).backward()
+                criterion(private(inputs), labels).backward()
                 private_optimizer.step()
                 left -= 1
                 if not left:
                     break
-    return model, engine.get_epsilon(DELTA)
+    alone = PRVAccountant()
+    alone.history = [(z, setting.rate, setting.steps)]
+    return model, float(alone.get_epsilon(DELTA))
 
 
 def without_privacy(name: str, data: Data, setting: Setting, *, seed: int) -> nn.Module:

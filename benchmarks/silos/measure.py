@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,28 +14,29 @@ from matplotlib.figure import Figure
 
 from benchmarks import _pictures
 from benchmarks.harness import Log, Row, Spread
-from benchmarks.silos import arms
+from benchmarks.silos import arms, steps
 from benchmarks.silos.arms import Data, Setting
+from privacy.secure_aggregation import FewSilos
 
 SEEDS = (0, 1, 2)
-Arm = Literal["ours", "own noise", "curator", "none"]
+STEPS = 5
+Arm = Literal["ours", "ours, skewed", "own noise", "curator", "none"]
 PEERS: Mapping[Arm, str] = {
     "own noise": "each silo's own noise",
     "curator": "Opacus, trusted curator",
     "none": "no privacy",
+    "ours": "ours, silos alike",
 }
+ALONGSIDE: tuple[Arm, ...] = ("ours", "own noise", "curator", "none")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """ε a record at δ = 1e-5, and how many silos of equal size."""
+    """ε a record at δ = 1e-5, and how many silos."""
 
     model: str
     silos: int
     epsilon: float
-    shared: Setting
-    """Of ours and of the curator: their noise is nearly the same."""
-    own: Setting
 
     @property
     def case(self) -> str:
@@ -61,83 +62,118 @@ SHARED = {
         for epsilon, rate in ((0.3, 5.0), (1.0, 10.0), (3.0, 10.0), (8.0, 20.0))
     },
     "cnn": {
-        epsilon: Setting(steps=250, rate=0.02, clipping_norm=0.2, learning_rate=3.0)
-        for epsilon in (1.0, 3.0)
+        epsilon: Setting(steps=100, rate=0.1, clipping_norm=0.2, learning_rate=rate)
+        for epsilon, rate in ((1.0, 3.0), (3.0, 4.0))
     },
 }
+"""Of ours and of the curator, whose noise is nearly the same."""
 OWN = {
-    ("hog-linear", 5): Setting(steps=100, rate=0.1, clipping_norm=0.5, learning_rate=10.0),
-    ("hog-linear", 10): Setting(steps=100, rate=0.1, clipping_norm=0.5, learning_rate=10.0),
-    ("hog-linear", 50): Setting(steps=100, rate=0.1, clipping_norm=0.5, learning_rate=5.0),
-    ("hog-linear", 200): Setting(steps=60, rate=0.2, clipping_norm=0.5, learning_rate=1.0),
-    ("cnn", 50): Setting(steps=250, rate=0.02, clipping_norm=0.2, learning_rate=1.5),
+    ("hog-linear", 50, 3.0): Setting(100, 0.1, 0.5, 5.0),
+    ("hog-linear", 50, 1.0): Setting(60, 0.2, 0.5, 5.0),
+    ("hog-linear", 50, 8.0): Setting(100, 0.1, 0.5, 10.0),
+    ("hog-linear", 200, 0.3): Setting(60, 0.2, 0.5, 1.0),
+    ("hog-linear", 10, 3.0): Setting(100, 0.1, 0.5, 20.0),
+    ("hog-linear", 10, 1.0): Setting(100, 0.1, 0.5, 5.0),
+    ("hog-linear", 10, 8.0): Setting(100, 0.1, 0.5, 20.0),
+    ("hog-linear", 5, 3.0): Setting(250, 0.02, 0.5, 10.0),
+    ("hog-linear", 5, 1.0): Setting(250, 0.02, 0.5, 5.0),
+    ("hog-linear", 5, 8.0): Setting(100, 0.1, 0.5, 20.0),
+    ("cnn", 50, 3.0): Setting(60, 0.2, 0.2, 1.0),
+    ("cnn", 50, 1.0): Setting(60, 0.2, 0.2, 0.5),
 }
+"""Of silos with noise of their own: fewer steps of more records suit so much noise."""
 WITHOUT = {
     "hog-linear": Setting(steps=250, rate=0.02, clipping_norm=1.0, learning_rate=20.0),
-    "cnn": Setting(steps=250, rate=0.02, clipping_norm=1.0, learning_rate=0.03),
+    "cnn": Setting(steps=250, rate=0.02, clipping_norm=1.0, learning_rate=0.003),
 }
-CELLS = tuple(
-    Cell(model, silos, epsilon, SHARED[model][epsilon], OWN[model, silos])
-    for model, silos, epsilons in (
-        ("hog-linear", 50, (1.0, 3.0, 8.0)),
-        ("hog-linear", 10, (1.0, 3.0, 8.0)),
-        ("hog-linear", 5, (1.0, 3.0, 8.0)),
-        ("hog-linear", 200, (0.3,)),
-        ("cnn", 50, (1.0, 3.0)),
-    )
-    for epsilon in epsilons
-)
+CELLS = tuple(Cell(*own) for own in OWN)
+SKEWED = (Cell("hog-linear", 10, 3.0), Cell("hog-linear", 50, 3.0))
+TIMED = tuple((model, silos) for model in ("hog-linear", "cnn") for silos in (3, 5, 10, 50))
 
 
 def run(*, quick: bool, log: Log) -> list[Row]:
-    """Train every arm, some runs at a time, and return the rows."""
-    cells, seeds = (CELLS[1:2], SEEDS[:1]) if quick else (CELLS, SEEDS)
-    runs = dict.fromkeys(
-        one for cell in cells for arm in ("ours", *PEERS) for one in _runs(cell, arm, seeds)
-    )
+    """Train every arm, some runs at a time, then time steps; return the rows."""
+    seeds = SEEDS[:1] if quick else SEEDS
+    cells = (Cell("hog-linear", 50, 3.0),) if quick else CELLS
+    skewed = () if quick else SKEWED
+    runs = [one for cell in cells for arm in ALONGSIDE for one in _runs(cell, arm, seeds)]
+    runs += [one for cell in skewed for one in _runs(cell, "ours, skewed", seeds)]
+    runs = list(dict.fromkeys(runs))
     scores: dict[Run, float] = {}
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(_processors(), get_context("spawn")) as pool:
         for one, (score, spent) in zip(runs, pool.map(_score, runs), strict=True):
             scores[one] = score
-            opacus = f", ε by Opacus {spent:.3f}" if one.arm == "curator" else ""
+            opacus = "" if spent is None else f", ε by Opacus {spent:.3f}"
             log(
                 f"{one.model}, {one.arm}, {one.silos or 'all'} silos, ε = {one.epsilon:g}, "
                 f"seed {one.seed}: {score:.2f} %{opacus}"
             )
-    return [row for cell in cells for row in _rows(cell, seeds, scores)]
+    rows = [row for cell in cells for row in _rows(cell, seeds, scores)]
+    rows += [_skewed_row(cell, seeds, scores) for cell in skewed]
+    for model, silos in TIMED[:1] if quick else TIMED:
+        log(f"steps of {model} over {silos} silos")
+        rows += steps.measure(model, _data(model), silos, steps=2 if quick else STEPS)
+    return rows
+
+
+def _processors() -> int:
+    """As many as this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _runs(cell: Cell, arm: Arm, seeds: tuple[int, ...]) -> list[Run]:
+    model, epsilon = cell.model, cell.epsilon
     if arm == "none":
-        return [Run(arm, cell.model, WITHOUT[cell.model], seed) for seed in seeds]
+        return [Run(arm, model, WITHOUT[model], seed) for seed in seeds]
     if arm == "curator":
-        return [Run(arm, cell.model, cell.shared, seed, cell.epsilon) for seed in seeds]
-    setting = cell.shared if arm == "ours" else cell.own
-    return [Run(arm, cell.model, setting, seed, cell.epsilon, cell.silos) for seed in seeds]
+        return [Run(arm, model, SHARED[model][epsilon], seed, epsilon) for seed in seeds]
+    own = OWN[model, cell.silos, epsilon]
+    setting = own if arm == "own noise" else SHARED[model][epsilon]
+    return [Run(arm, model, setting, seed, epsilon, cell.silos) for seed in seeds]
+
+
+def _spread(cell: Cell, arm: Arm, seeds: tuple[int, ...], scores: Mapping[Run, float]) -> Spread:
+    return Spread.of([scores[one] for one in _runs(cell, arm, seeds)])
 
 
 def _rows(cell: Cell, seeds: tuple[int, ...], scores: Mapping[Run, float]) -> list[Row]:
-    def spread(arm: Arm) -> Spread:
-        return Spread.of([scores[one] for one in _runs(cell, arm, seeds)])
-
+    ours = _spread(cell, "ours", seeds, scores)
     return [
-        Row(
-            f"{cell.case}, beside {peer}",
-            "test accuracy",
-            "%",
-            spread("ours"),
-            spread(arm),
-            peer,
-            larger_is_better=True,
-            details={
-                "model": cell.model,
-                "silos": cell.silos,
-                "epsilon": cell.epsilon,
-                "points": spread("ours").median - spread(arm).median,
-            },
-        )
+        _row(f"{cell.case}, beside {peer}", cell, ours, _spread(cell, arm, seeds, scores), arm)
         for arm, peer in PEERS.items()
+        if arm != "ours"
     ]
+
+
+def _skewed_row(cell: Cell, seeds: tuple[int, ...], scores: Mapping[Run, float]) -> Row:
+    skewed, even = (_spread(cell, arm, seeds, scores) for arm in ("ours, skewed", "ours"))
+    case = f"{cell.case}, log-normal sizes and few labels each"
+    return _row(case, cell, skewed, even, "ours")
+
+
+def _row(case: str, cell: Cell, ours: Spread, peer: Spread, beside: Arm) -> Row:
+    setting, few = SHARED[cell.model][cell.epsilon], FewSilos(cell.silos)
+    return Row(
+        case,
+        "test accuracy",
+        "%",
+        ours,
+        peer,
+        PEERS[beside],
+        larger_is_better=True,
+        details={
+            **asdict(cell),
+            "honest": few.min_silos - few.colluders,
+            "records": arms.RECORDS,
+            "delta": arms.DELTA,
+            "sampling_rate": setting.rate,
+            "steps": setting.steps,
+            "beside": beside,
+            "points": ours.median - peer.median,
+        },
+    )
 
 
 @cache
@@ -145,27 +181,38 @@ def _data(model: str) -> Data:
     return arms.data_of(model)
 
 
-def _score(one: Run) -> tuple[float, float]:
-    """Percent of the test images, and ε by Opacus for the curator."""
+def _score(one: Run) -> tuple[float, float | None]:
+    """Percent of the test images, and ε by Opacus where it trained."""
     torch.set_num_threads(1)
-    data, spent = _data(one.model), 0.0
+    data, spent = _data(one.model), None
     if one.arm == "none":
         model = arms.without_privacy(one.model, data, one.setting, seed=one.seed)
-    elif one.arm == "curator":
-        model, spent = arms.curator(
-            one.model, data, one.setting, epsilon=one.epsilon, seed=one.seed
+    elif one.arm in ("curator", "own noise"):
+        model, spent = arms.opacus(
+            one.model,
+            data,
+            one.setting,
+            epsilon=one.epsilon,
+            seed=one.seed,
+            silos=max(1, one.silos),
         )
     else:
-        arm = arms.distributed if one.arm == "ours" else arms.own_noise
-        model = arm(
-            one.model, data, one.setting, silos=one.silos, epsilon=one.epsilon, seed=one.seed
+        skewed = one.arm == "ours, skewed"
+        model = arms.distributed(
+            one.model,
+            data,
+            one.setting,
+            silos=one.silos,
+            epsilon=one.epsilon,
+            seed=one.seed,
+            parts=arms.skewed_parts(data.train[1], one.silos, seed=one.seed) if skewed else (),
         )
     return arms.accuracy(model, data.test), spent
 
 
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Accuracy over ε, a panel for each model: ours for each K, own noise, curator, none."""
-    rows = document["rows"]
+    rows = [row for row in document["rows"] if row["details"].get("beside") in ALONGSIDE[1:]]
     models = list(dict.fromkeys(row["details"]["model"] for row in rows))
     figure = Figure(figsize=(5 * len(models), 4.2))
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):

@@ -13,7 +13,6 @@ import numpy as np
 
 from flower_app.commands.run import absolute_paths, parse_settings
 from flower_app.data import Split, load_dataset
-from flower_app.errors import SettingError
 from flower_app.processes.deployment import CONNECTION, Deployment
 from flower_app.processes.flower_processes import handled_signals
 from flower_app.processes.follow import follow
@@ -25,7 +24,8 @@ TEST_IMAGES = 200  # of each node, of its own; all are asked about in the encryp
 
 # With three clients, noise that hides one of them would drown the model: the budget below protects
 # single images well and whole clients hardly, and the command says so.
-_SETTINGS: dict[str, Any] = {
+_CLIENTS: dict[str, Any] = {
+    "population": NODES,
     "sampling-rate": 1.0,
     "rounds": 8,
     "server-momentum": 0.5,
@@ -33,6 +33,14 @@ _SETTINGS: dict[str, Any] = {
     "record-epsilon": 3.0,
     "encrypted-round-images": TEST_IMAGES,
     "encrypted-round-release": "public",
+}
+# Three silos hide every image from all but its own silo.
+_SILOS: dict[str, Any] = {
+    "silos": NODES,
+    "records": NODES * IMAGES,
+    "rounds": 8,
+    "record-sampling-rate": 0.2,
+    "evaluate-every": 8,
 }
 
 
@@ -42,7 +50,8 @@ def add_command(commands: Any) -> None:
         "deploy-demo",
         description="Makes certificates and keys, gives three SuperNodes 5,000 images each, "
         "starts them and a SuperLink with TLS and node authentication on loopback, runs the app "
-        "on them, and stops and removes everything but the results. Flower's telemetry is off.",
+        "on them, over clients or with mode=silos over silos, and stops and removes everything "
+        "but the results. Flower's telemetry is off.",
     )
     parser.add_argument(
         "settings",
@@ -64,12 +73,8 @@ def run(options: argparse.Namespace) -> int:
         If the run did not finish.
     """
     given = {"results-dir": "results", **parse_settings(options.settings)}
-    if given.get("mode") == "silos":
-        raise SettingError(
-            "mode = 'silos' is refused; this command deploys clients: simulate with `python -m "
-            "flower_app run mode=silos`, or see docs/silos.md for SuperNodes of your own"
-        )
-    overrides = {**_SETTINGS, **absolute_paths(given), "deployed": True, "population": NODES}
+    usual = _SILOS if given.get("mode") == "silos" else _CLIENTS
+    overrides = {**usual, **absolute_paths(given), "deployed": True}
     settings = Settings.from_config(overrides)
     from flower_app.training.assembly import (
         check_run,  # brings the libraries that --help does without
@@ -125,15 +130,33 @@ def _set_up(deployment: Deployment, settings: Settings) -> None:
         f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}."
     )
     deployment.start_superlink()
-    nodes = [
-        deployment.new_node(name, data, config=f'test-dir="{tests[name]}" {_owners_word(settings)}')
-        for name, data in folders.items()
-    ]
-    for node in nodes:
+    for name, data in folders.items():
+        tested = f'test-dir="{tests[name]}"'
+        if settings.has_silos:
+            policy = _policy(settings, name, deployment.folder / "policies")
+            node = deployment.new_node(name, data, config=tested, policy=policy)
+        else:
+            node = deployment.new_node(name, data, config=f"{tested} {_owners_word(settings)}")
         deployment.register(node)
         deployment.start_node(node)
     deployment.wait_until_online(*names)
     _announce(f"{NODES} SuperNodes are online, each with {IMAGES:,} images in its own folder.")
+
+
+def _policy(settings: Settings, name: str, folder: Path) -> Path:
+    """The file of a silo's owner, who allows exactly the demonstration's settings."""
+    from flower_app.training.silos import few_silos  # as above
+
+    folder.mkdir(exist_ok=True)
+    policy = folder / f"{name}.toml"
+    policy.write_text(
+        f'dataset = "{name}"\nledger = "{folder / name}.jsonl"\nunit = "row"\n'
+        f"max-epsilon = {settings.epsilon}\nmax-delta = {settings.delta}\n"
+        f"max-clipping-norm = {settings.clipping_norm}\n"
+        f"max-sampling-rate = {settings.record_sampling_rate}\n"
+        f"min-silos = {few_silos(settings).min_silos}\ncolluders = {settings.colluders}\n"
+    )
+    return policy
 
 
 def _owners_word(settings: Settings) -> str:
@@ -147,6 +170,12 @@ def _owners_word(settings: Settings) -> str:
 
 
 def _protection_line(settings: Settings) -> str:
+    if settings.has_silos:
+        return (
+            f"Each image of the {NODES} silos is protected at ε = {settings.epsilon:g} from "
+            "everybody, the server and another silo included, the most that the policies of the "
+            "silos' owners allow."
+        )
     images = (
         f"single images are protected at ε = {settings.record_epsilon:g}, the most that their "
         "nodes' owners allow, by each node's own noise and ledger"

@@ -11,17 +11,15 @@ from flower_app.commands import plan_silos
 from flower_app.commands.plan_silos import checked_budget
 from flower_app.data import DATASETS
 from flower_app.errors import SettingError
+from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
 from flower_app.planning import (
     RATES_IN_TURNS,
     SAMPLING_RATES,
-    AccuracyRange,
     Option,
     OwnModel,
     Question,
     expected_accuracy,
-    measured_rounds,
-    module_bytes,
     options,
     options_in_turns,
 )
@@ -147,7 +145,7 @@ def run(options_given: argparse.Namespace) -> int:
         "\nwere tuned on clients' data."
     )
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
-    if accuracy.at_least is not None or accuracy.at_most is not None:
+    if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured_rounds() if m.model == o.model]
     if known:
@@ -161,8 +159,8 @@ def _take_task(o: argparse.Namespace) -> OwnModel:
     """Fill in from a task what was not given; returns its model's figures."""
     settings = Settings.from_config({"task": str(o.task)})
     task = read_task(o.task)
-    model = build_for(task)
-    o.model, o.dataset, o.parameters = task.model, task.name, parameters_of(task)
+    arrays, parameters = len(build_for(task).state_dict()), parameters_of(task)
+    o.model, o.dataset, o.parameters = task.model, task.name, parameters
     o.epsilon = settings.epsilon if o.epsilon is None else o.epsilon
     o.delta = settings.delta if o.delta is None else o.delta
     o.rounds = o.rounds or [settings.rounds]
@@ -172,7 +170,7 @@ def _take_task(o: argparse.Namespace) -> OwnModel:
             o.records = o.records or settings.records
         else:
             o.population = settings.population or None
-    return OwnModel(module_bytes(model), settings.server_momentum)
+    return OwnModel(arrays, parameters, settings.server_momentum)
 
 
 def _is_one_over_groups(rate: float) -> bool:
@@ -202,9 +200,5 @@ def _document(question: Question, accuracy: AccuracyRange, rows: list[Option]) -
     return {
         "question": asdict(question),
         "options": [asdict(option) for option in rows],
-        "accuracy": {
-            "known": accuracy.at_least is not None or accuracy.at_most is not None,
-            **asdict(accuracy),
-            "sentence": accuracy.sentence,
-        },
+        "accuracy": accuracy.as_dict(),
     }

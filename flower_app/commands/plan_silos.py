@@ -9,11 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 from flower_app.errors import SettingError
+from flower_app.measurements import AccuracyRange, measured_silos
 from flower_app.silo_planning import (
     SAMPLING_RATES,
     STEPS,
     SiloOption,
     SiloQuestion,
+    expected_accuracy,
     silo_options,
 )
 from privacy.accounting import Budget, large_delta
@@ -63,12 +65,13 @@ def run(options_given: argparse.Namespace) -> int:
         silos = FewSilos(o.silos, 1 if o.colluders is None else o.colluders, o.absent)
     except (TypeError, ValueError) as error:
         raise SettingError(f"--silos {o.silos} is wrong; {error}") from error
-    question = SiloQuestion(budget, silos, o.records, o.model, o.parameters)
+    question = SiloQuestion(budget, silos, o.records, o.model, o.dataset, o.parameters)
+    accuracy = expected_accuracy(question, measured_silos())
     rows = silo_options(question, rates=rates, steps=steps)
     if problem := large_delta(budget.delta, o.records):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
-        print(json.dumps(_document(question, list(rows)), ensure_ascii=False))
+        print(json.dumps(_document(question, accuracy, list(rows)), ensure_ascii=False))
         return 0
     print(
         f"{o.model}, {silos.silos} silos with N = {o.records:,} persons together, "
@@ -85,7 +88,9 @@ def run(options_given: argparse.Namespace) -> int:
         "\neach add all of it alone. Smaller is better. Where every row is another person, N is the"
         "\nrows. Only these settings cost privacy: learning rates do not, unless tuned on the data."
     )
-    print("\nExpected test accuracy: not known, nothing comparable was measured.")
+    print(f"\nExpected test accuracy: {accuracy.sentence}.")
+    if accuracy.known:
+        print("Every measured record is another person's.")
     return 0
 
 
@@ -106,7 +111,13 @@ def _line(option: SiloOption) -> str:
     )
 
 
-def _document(question: SiloQuestion, rows: list[SiloOption]) -> dict[str, Any]:
+def _document(
+    question: SiloQuestion, accuracy: AccuracyRange, rows: list[SiloOption]
+) -> dict[str, Any]:
     document = asdict(question)
     document["silos"]["server"] = question.silos.server.value
-    return {"question": document, "options": [asdict(option) for option in rows]}
+    return {
+        "question": document,
+        "options": [asdict(option) for option in rows],
+        "accuracy": accuracy.as_dict(),
+    }

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings.from_given(overrides)
     if settings.deployed:
         raise SettingError(
-            "deployed = true is wrong; this command simulates: see docs/deployment.md for "
+            "deployed = true is wrong; this command simulates: see docs/how-to/deployment.md for "
             "SuperNodes of your own, or try `python -m flower_app deploy-demo`"
         )
     if options.nodes is None:

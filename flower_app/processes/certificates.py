@@ -1,6 +1,6 @@
 """Certificates and node keys for a deployment on one machine.
 
-Several machines make theirs with ``openssl`` and ``ssh-keygen``: see ``docs/deployment.md``.
+Several machines make theirs with ``openssl`` and ``ssh-keygen``: see ``docs/how-to/deployment.md``.
 """
 
 import ipaddress

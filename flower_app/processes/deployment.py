@@ -37,7 +37,8 @@ class Node:
     """A SuperNode of the deployment.
 
     ``home`` is its own folder, with Flower's home, log and state; its ClientApp reaches it at
-    ``port``, on loopback; ``config`` is its ``--node-config`` without its folders.
+    ``port``, on loopback; ``config`` is its ``--node-config`` without its folders. A silo has a
+    ``policy``, the file of its owner, which says where its ledger is; it needs no ``state``.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Node:
     key: NodeKey
     port: int
     config: str = ""
+    policy: Path | None = None
 
     @property
     def state(self) -> Path:
@@ -124,11 +126,14 @@ class Deployment:
         trust = ssl.create_default_context(cafile=str(self.certificates.ca))
         wait_until_up(self.superlink, f"https://127.0.0.1:{self.port}", log, context=trust)
 
-    def new_node(self, name: str, data: Path, *, config: str = "") -> Node:
+    def new_node(
+        self, name: str, data: Path, *, config: str = "", policy: Path | None = None
+    ) -> Node:
         """Make a SuperNode's folder and key; it is neither registered nor started."""
         home = self.folder / name
         (home / "state").mkdir(parents=True, mode=0o700)
-        return Node(name, home, data, make_node_key(home / "key", "node"), free_ports(1)[0], config)
+        key = make_node_key(home / "key", "node")
+        return Node(name, home, data, key, free_ports(1)[0], config, policy)
 
     def register(self, node: Node) -> None:
         """Register a SuperNode's public key with the SuperLink, so that it may connect."""
@@ -146,6 +151,7 @@ class Deployment:
 
         By default the ``options`` of its connection are the authority's certificate and its key.
         """
+        kept = f'state-dir="{node.state}"' if node.policy is None else f'policy="{node.policy}"'
         if options is None:
             options = (
                 *("--root-certificates", str(self.certificates.ca)),
@@ -159,7 +165,7 @@ class Deployment:
                 *options,
                 *("--host", "127.0.0.1", "--port", str(node.port)),
                 "--node-config",
-                f'data-dir="{node.data}" state-dir="{node.state}" {node.config}',
+                f'data-dir="{node.data}" {kept} {node.config}',
             ],
             self._environment(node.name) | (variables or {}),
             node.log,

@@ -66,21 +66,22 @@ ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
 <main>
 """
 
-FIGURES = """{% if e %}
+FIGURES = """{% if large_delta %}
+<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
+{% endif %}
+{% if c.stopped %}<p class="warn"><strong>Ended early:</strong> {{ c.stopped }}.</p>{% endif %}
+
+<div class="figures">
+<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
+<div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
+<span>at δ = {{ g(c.delta) }}, for every {{ protected }}</span></div>
+{% if e %}
 <div class="figure"><b>{{ percent(e.agreement) }}</b>
 <span>of {{ e.images }} encrypted answers as in the clear</span></div>
 <div class="figure"><b>{{ "%.1f"|format(e.ms_per_image) }} ms</b>
 <span>to evaluate one encrypted {{ thing }}</span></div>
 {% endif %}
-"""
-
-EVALUATOR = """{% if e %}<tr><th>The evaluator of encrypted questions</th>
-<td>the model, public keys and ciphertexts; no secret key</td>
-<td>follow the protocol, and not learn a decrypted answer
-elsewhere</td></tr>
-<tr><th>Who asks</th><td>the question, the secret key, the answer</td>
-<td>keep the key; not ask so often that the model is copied</td></tr>
-{% endif %}
+</div>
 """
 
 TASK = """{% if task %}
@@ -94,11 +95,50 @@ TASK = """{% if task %}
 {% endif %}
 """
 
-TESTED = """{% if task %}<li><strong>Whose {{ things }} the accuracy was measured on:</strong>
-{% if task.test %}those of <code>{{ task.test }}</code>{% elif c.unit.startswith("one client") %}
-those of the clients that were kept for testing{% else %}those of the silos that were kept for
-testing, in this simulation{% endif %}. The accuracies of this page hold no noise for
-them.</li>{% endif %}
+OTHER_WORDS = """<p>In other words: an attack that wrongly suspects 1 % of the {{ protected }}s that
+were not there finds at most <strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those that
+were; one that wrongly suspects 10 %, at most
+<strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
+{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
+one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
+apart.{% endif %}</p>
+"""
+
+QUESTIONS = """<tr><th>Encrypted questions and answers{% if e %},
+CKKS at {{ e.security_bits }} bits{% endif %}
+{% if not e %}: not in this run{% endif %}</th>
+{% if e %}
+<td>who asks: the question and its answer</td>
+<td>whoever evaluates the model and follows the protocol</td>
+<td>the asking person's own machine</td>
+{% else %}
+<td>–</td><td>–</td><td class="why">{% if reported %}nobody asked about the data set's test images
+(encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
+questions were asked (encrypted-test-images = 0){% endif %}</td>
+{% endif %}</tr>
+"""
+
+EVALUATOR = """{% if e %}<tr><th>The evaluator of encrypted questions</th>
+<td>the model, public keys and ciphertexts; no secret key</td>
+<td>follow the protocol, and not learn a decrypted answer
+elsewhere</td></tr>
+<tr><th>Who asks</th><td>the question, the secret key, the answer</td>
+<td>keep the key; not ask so often that the model is copied</td></tr>
+{% endif %}
+"""
+
+SPENT = """<h2 id="rounds">ε by {{ played }}</h2>
+{% if chart %}
+<figure class="drawn">{{ chart }}
+<figcaption>What had been spent after each {{ played }}, at δ = {{ g(c.delta) }}; the budget is
+the dashed line.{% if counted %} The encrypted test-time round came after it and is in the
+total.{% endif %}</figcaption></figure>
+<details><summary>As a table</summary>
+<table><thead><tr><th>{{ played|capitalize }}</th><th>ε so far</th></tr></thead><tbody>
+{% for number_of_it, spent in spent_by_round %}<tr><td class="number">{{ number_of_it }}</td>
+<td class="number">{{ "%.4f"|format(spent) }}</td></tr>
+{% endfor %}</tbody></table></details>
+{% else %}<p>There is nothing to draw: no {{ played }} was accounted.</p>{% endif %}
 """
 
 CERTIFICATE = """{% if e %}
@@ -119,6 +159,20 @@ keys once</td></tr>
 {% endif %}
 """
 
+ALSO_NOT = """{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows
+{{ protected_at }}' data. It is there because whoever runs a simulation holds all data anyway: do
+not share it if they are not public.</li>{% endif %}
+{% if task %}<li><strong>Whose {{ things }} the accuracy was measured on:</strong>
+{% if task.test %}those of <code>{{ task.test }}</code>{% else %}those of the
+{{ "clients" if protected == "client" else "silos" }} that were kept for testing in this
+simulation{% endif %}. The accuracies of this page hold no noise for them.</li>{% endif %}
+<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
+question at a time.</li>
+<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
+</ul>
+
+"""
+
 PICTURES = """<h2 id="pictures">What was seen</h2>
 {% for caption, data in pictures.items() %}
 <figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
@@ -126,7 +180,10 @@ PICTURES = """<h2 id="pictures">What was seen</h2>
 {% endfor %}
 """
 
-CODE = """<tr><th>Code</th><td>bloomseal {{ m.software.version }},
+CODE = """<tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
+<tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
+<tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
+<tr><th>Code</th><td>bloomseal {{ m.software.version }},
 commit <code>{{ m.software.commit or "not known" }}</code>; SHA-256 of its source
 <code>{{ m.software.source_sha256 }}</code>{% if m.begun_with %}. Rounds before the run
 broke off may have been played by the code that it was begun with: bloomseal

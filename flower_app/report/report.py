@@ -31,12 +31,15 @@ def write_report(
     has_silos = config["mode"] == "silos"
     level = metrics["privacy"]["record_level" if has_silos else "client_level"]
     spent = [value for value in level["epsilon_by_round"] if value is not None]
-    total = level["epsilon"]
+    total, played = level["epsilon"], "step" if has_silos else "round"
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string(SILO_TEMPLATE if has_silos else TEMPLATE).render(
         **(_about_silos if has_silos else _about_clients)(metrics),
         m=metrics,
         c=level,
+        protected=_protected(metrics, has_silos=has_silos),
+        protected_at="silos" if has_silos else "clients",
+        played=played,
         e=metrics["encrypted"],
         task=metrics["task"],
         thing=metrics["task"]["things"][0] if metrics["task"] else "image",
@@ -47,9 +50,7 @@ def write_report(
             for caption, path in pictures.items()
         },
         when=f"{datetime.now(UTC):%d %B %Y}",
-        chart=epsilon_chart(
-            spent, budget=config["epsilon"], played="step" if has_silos else "round"
-        ),
+        chart=epsilon_chart(spent, budget=config["epsilon"], played=played),
         spent_by_round=_some(spent),
         # At even odds an attacker is right with probability at most e^ε/(1 + e^ε), and δ.
         guess=1.0 if total is None else min(1.0, _logistic(total) + level["delta"]),
@@ -63,6 +64,13 @@ def write_report(
         number=lambda value: "∞" if value is None or math.isinf(value) else f"{value:.3g}",
     )
     folder.file("report.html").write_text(page, encoding="utf-8")
+
+
+def _protected(metrics: Mapping[str, Any], *, has_silos: bool) -> str:
+    """What each of, ε is of."""
+    if not has_silos:
+        return "client"
+    return "person" if metrics["task"] and metrics["task"]["unit"] == "person" else "record"
 
 
 def _about_clients(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +98,8 @@ def _about_silos(metrics: Mapping[str, Any]) -> dict[str, Any]:
         + ("pools what it knows" if record_level["colluders"] == 1 else "pool what they know"),
         "colluding_silos": silos,
         "tested": metrics["accuracy"]["silos"],
+        "counted": False,
+        "reported": False,
     }
 
 

@@ -1,15 +1,18 @@
 """The page of ``report.html``, in a run over silos: what each record was promised."""
 
 from flower_app.report.page_parts import (
+    ALSO_NOT,
     CERTIFICATE,
     CODE,
     EVALUATOR,
     FIGURES,
     HEAD,
+    OTHER_WORDS,
     PICTURES,
+    QUESTIONS,
     SETTINGS,
+    SPENT,
     TASK,
-    TESTED,
 )
 
 SILO_TEMPLATE = (
@@ -18,18 +21,9 @@ SILO_TEMPLATE = (
 <p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
 {{ c.silos }} silos, about {{ n(c.population) }} records in all · {{ c.rounds }} steps{{
 " · resumed after it had broken off" if m.resumed }}</p>
-{% if large_delta %}<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
-{% endif %}
-{% if c.stopped %}<p class="warn"><strong>Ended early:</strong> {{ c.stopped }}.</p>{% endif %}
-
-<div class="figures">
-<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
-<div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
-<span>at δ = {{ g(c.delta) }}, for every {{ "person" if task and task.unit == "person"
-else "record" }}</span></div>
 """
     + FIGURES
-    + """</div>
+    + """
 
 <nav aria-label="Sections">
 <a href="#meaning">What it means</a><a href="#observers">Against whom</a>
@@ -51,12 +45,9 @@ and asks whether one record was there, starts at even odds and is right
 c.epsilon > 4 %}, which is little protection against an attacker who knows that much{% endif %}. ε
 is a limit that no attack can pass while what is trusted below holds, not an estimate of what one
 would find.</p>
-<p>In other words: an attack that wrongly suspects 1 % of the records that were not there finds at
-most <strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those that were; one that wrongly
-suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
-{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
-one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
-apart.{% endif %}</p>
+"""
+    + OTHER_WORDS
+    + """
 {% if not task or task.unit == "row" %}
 <p>The {{ things }} name no persons, so a person with k records is protected at k times this ε, and
 at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</p>{% endif %}
@@ -91,14 +82,9 @@ if s.aborted_rounds %} ({{ s.aborted_rounds|length }} steps opened nothing){% en
 is less than z·S with z = {{ number(c.noise_multiplier) }}</th>
 <td>every record of a silo that does not collude</td><td>all of those above</td>
 <td>the fewest honest silos, {{ c.honest }}: each adds its share</td></tr>
-<tr><th>Encrypted questions and answers{% if e %}, CKKS at {{ e.security_bits }} bits{%
-else %}: not in this run{% endif %}</th>
-{% if e %}<td>who asks: the question and its answer</td>
-<td>whoever evaluates the model and follows the protocol</td>
-<td>the asking person's own machine</td>
-{% else %}<td>–</td><td>–</td><td class="why">no encrypted questions were asked
-(encrypted-test-images = 0)</td>{% endif %}</tr>
-</tbody></table>
+"""
+    + QUESTIONS
+    + """</tbody></table>
 
 <h2 id="trust">Who trusted whom with what</h2>
 <table class="stack trust">
@@ -143,19 +129,8 @@ opened, with noise (z = {{ g(config["evaluation-noise-multiplier"]) }}), which i
 {% endfor %}</tbody></table>
 {% endif %}
 
-<h2 id="rounds">ε by step</h2>
-{% if chart %}
-<figure class="drawn">{{ chart }}
-<figcaption>What had been spent after each step, at δ = {{ g(c.delta) }}; the budget is
-the dashed line.</figcaption></figure>
-<details><summary>As a table</summary>
-<table><thead><tr><th>Step</th><th>ε so far</th></tr></thead><tbody>
-{% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
-<td class="number">{{ "%.4f"|format(spent) }}</td></tr>
-{% endfor %}</tbody></table></details>
-{% else %}<p>There is nothing to draw: no step was accounted.</p>{% endif %}
-
 """
+    + SPENT
     + CERTIFICATE
     + """
 <h2 id="uncounted">What is not covered, and not promised</h2>
@@ -178,17 +153,8 @@ sees it. <code>answer-seconds</code> in a silo's policy hides it.</li>
 it. A silo as a whole is not hidden.</li>
 <li><strong>Poisoning:</strong> a silo that lies can add anything to a sum; the server cannot bound
 what it cannot see. That spoils the model, and nobody's privacy.</li>
-{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows silos' data. It is
-there because whoever runs a simulation holds all data anyway: do not share it if they are not
-public.</li>{% endif %}
 """
-    + TESTED
-    + """<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model,
-one question at a time.</li>
-<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
-</ul>
-
-"""
+    + ALSO_NOT
     + PICTURES
     + """
 <h2 id="check">Check it yourself</h2>
@@ -198,9 +164,6 @@ N = {{ n(c.population) }} records, drawn by each silo among its own</td></tr>
 <tr><th>Clipping norm</th><td>S = {{ g(c.clipping_norm) }}, of one record's gradient</td></tr>
 <tr><th>Noise multiplier</th><td>z = {{ "%.4f"|format(c.noise_multiplier) }}; σ = z·S on the sum of
 {{ c.honest }} silos, the fewest honest ones</td></tr>
-<tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
-<tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
-<tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
 """
     + CODE
     + """</tbody></table>

@@ -4,15 +4,18 @@ A Python string, because Flower's app bundle carries no HTML files. It loads not
 """
 
 from flower_app.report.page_parts import (
+    ALSO_NOT,
     CERTIFICATE,
     CODE,
     EVALUATOR,
     FIGURES,
     HEAD,
+    OTHER_WORDS,
     PICTURES,
+    QUESTIONS,
     SETTINGS,
+    SPENT,
     TASK,
-    TESTED,
 )
 
 TEMPLATE = (
@@ -23,17 +26,9 @@ TEMPLATE = (
 " · resumed after it had broken off" if m.resumed }}</p>
 {% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
 seeded or it had no noise.</p>{% endif %}
-{% if large_delta %}<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
-{% endif %}
-{% if c.stopped %}<p class="warn"><strong>Ended early:</strong> {{ c.stopped }}.</p>{% endif %}
-
-<div class="figures">
-<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
-<div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
-<span>at δ = {{ g(c.delta) }}, for every client</span></div>
 """
     + FIGURES
-    + """</div>
+    + """
 
 <nav aria-label="Sections">
 <a href="#meaning">What it means</a><a href="#promises">What was promised</a>
@@ -56,16 +51,13 @@ starts at even odds and is right <strong>{{ "at most " ~ percent(guess) }}</stro
 time{% if c.epsilon > 4 %}, which is little protection against an attacker who knows that
 much{% endif %}. ε is a limit that no attack can pass while what is trusted below holds, not an
 estimate of what one would find.</p>
-<p>In other words: an attack that wrongly suspects 1 % of those who took no part finds at most
-<strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those who did; one that wrongly
-suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
-{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
-one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
-apart.{% endif %}</p>
+"""
+    + OTHER_WORDS
+    + """
 <p>{% if c.sampling == "full" or c.sampling_rate == 1 %}Every client was asked in every round, so ε
 needs no secrecy about who was drawn{% elif c.sampling == "cyclic-groups" %}Clients took part in
-turns, and noise was correlated over the rounds (docs/correlated-noise.md). ε needs no secrecy about
-who was asked{% else %}ε counts on nobody learning who was drawn. Against
+turns, and noise was correlated over the rounds (docs/how-to/correlated-noise.md). ε needs no
+secrecy about who was asked{% else %}ε counts on nobody learning who was drawn. Against
 whoever does learn it, a drawn client about itself for one, it is
 <strong>ε = {{ number(c.epsilon_without_amplification) }}</strong>{% endif %}.
 That there are N = {{ n(c.population) }} registered clients is public: “without a
@@ -101,18 +93,9 @@ who was drawn</td>
 <td>{{ r.unit }}</td><td>the server too</td>
 <td>{{ r.trusted }}. It is {{ r.note }}</td>
 {% endif %}</tr>
-<tr><th>Encrypted questions and answers{% if e %}, CKKS at {{ e.security_bits }} bits{% endif %}
-{% if not e %}: not in this run{% endif %}</th>
-{% if e %}
-<td>who asks: the question and its answer</td>
-<td>whoever evaluates the model and follows the protocol</td>
-<td>the asking person's own machine</td>
-{% else %}
-<td>–</td><td>–</td><td class="why">{% if reported %}nobody asked about the data set's test images
-(encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
-questions were asked (encrypted-test-images = 0){% endif %}</td>
-{% endif %}</tr>
-{% if t and t.accuracy is defined %}
+"""
+    + QUESTIONS
+    + """{% if t and t.accuracy is defined %}
 <tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
 their own</th>
 <td>a node: its test images and labels; {{ t.node_noise }}</td>
@@ -169,19 +152,9 @@ randomness that nobody foresees</td></tr>
 <td>nothing</td></tr>
 </tbody></table>
 
-<h2 id="rounds">ε by round</h2>
-{% if chart %}
-<figure class="drawn">{{ chart }}
-<figcaption>What had been spent after each round, at δ = {{ g(c.delta) }}; the budget is
-the dashed line.{% if counted %} The encrypted test-time round came after it and is in the
-total.{% endif %}</figcaption></figure>
-<details><summary>As a table</summary>
-<table><thead><tr><th>Round</th><th>ε so far</th></tr></thead><tbody>
-{% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
-<td class="number">{{ "%.4f"|format(spent) }}</td></tr>
-{% endfor %}</tbody></table></details>
-{% else %}<p>There is nothing to draw: no round was accounted.</p>{% endif %}
-
+"""
+    + SPENT
+    + """
 {% if alternatives %}
 <h2 id="alternatives">What other settings would have cost</h2>
 <p>The same run with one setting changed, at δ = {{ g(c.delta) }}. Less noise or more
@@ -237,22 +210,13 @@ noised; they stay in the operator's log, which is not part of this folder.{% if 
 <code>metrics.json</code>: its clients are not real.){% endif %}</li>
 <li><strong>Groups:</strong> k clients together, for instance devices of one person, are protected
 at k times this ε, and at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</li>
-{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows clients' data. It is
-there because whoever runs a simulation holds all data anyway: do not share it if they are not
-public.</li>{% endif %}
 {% if s %}<li><strong>Poisoning:</strong> a client that lies can add anything to
 a sum; the server cannot bound what it cannot see.</li>
 {% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
 not prevented.</li>
 {% endif %}
 """
-    + TESTED
-    + """<li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model,
-one question at a time.</li>
-<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
-</ul>
-
-"""
+    + ALSO_NOT
     + PICTURES
     + """
 <h2 id="check">Check it yourself</h2>
@@ -265,9 +229,6 @@ expected a round</td></tr>
 {{ "%.4f"|format(c.noise_multiplier) }}; σ = z·S on {% if distributed %}the sum of the fewest
 clients, as the server sees it, without its colluders' shares{% else %}the sum{% endif %}{% endif
 %}</td></tr>
-<tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
-<tr><th>Accountant</th><td>{{ c.accountant }}, {{ c.adjacency }}</td></tr>
-<tr><th>ε covers</th><td>{{ c.covers }}</td></tr>
 """
     + CODE
     + """</tbody></table>

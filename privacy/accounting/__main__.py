@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 with one sentence on standard error. (A command line that cannot be understood
         exits with 2.)
     """
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     try:
         answer = options.answer(options)
     except (ValueError, LedgerError) as error:
@@ -193,7 +193,8 @@ def _finite(value: float) -> float | str:
     return value if math.isfinite(value) else "inf"
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = CommandParser(
         prog="python -m privacy.accounting",
         description="What federated training costs in client-level privacy, and the reverse. "

@@ -104,7 +104,7 @@ def epsilon(
     **Guarantee.** For cohorts that were drawn independently, from randomness an adversary does
     not see, and sums to which one client contributes norm at most S: the releases, chosen
     adaptively, are (ε, δ)-differentially private under ``adjacency``. Rounding errors of the
-    computation are included (``docs/proofs.md``, "Composition").
+    computation are included (``docs/explanation/proofs/composition.md``, "Composition").
 
     **Assumptions.** Poisson cohorts are drawn over the whole population and never redrawn; a
     fixed-size cohort is uniform among all cohorts of its size.

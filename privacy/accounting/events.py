@@ -326,8 +326,8 @@ class GroupRelease:
 
     A client is in one group of an instance. So it pays for the releases of the group that has paid
     most, and not for those of the others. With correlated noise the release stands for all that
-    one participation shows in that round and later ones (``docs/proofs.md``, "Correlated noise on
-    integers").
+    one participation shows in that round and later ones
+    (``docs/explanation/proofs/correlated-noise.md``, "Correlated noise on integers").
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """Gaussian releases without sampling in closed form, and sums of discrete Gaussians as Gaussians.
 
-``docs/proofs.md``, section "Sums of discrete Gaussians", has the proofs of the second.
+``docs/explanation/proofs/distributed-noise.md``, section "Sums of discrete Gaussians", has the
+proofs of the second.
 """
 
 import math

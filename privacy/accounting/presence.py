@@ -68,7 +68,8 @@ def presence_delta(
     -----
     **Guarantee.** With a public coin that shows "presence decided" with this probability, and
     otherwise the release as it is accounted without secure aggregation, everybody learns at
-    least as much as from the round (``docs/proofs.md``, "Rounds that do not open").
+    least as much as from the round (``docs/explanation/proofs/secure-aggregation.md``, "Rounds
+    that do not open").
 
     **Assumptions.** Clients drop out independently of each other and of each other's data, each
     with at most that probability. The server follows the protocol.

@@ -1,7 +1,7 @@
 """Numerical composition of privacy loss distributions, with its own rounding paid for.
 
 The curves δ(ε) of one release come from Google's ``dp-accounting``. From there on:
-``docs/proofs.md``, section "Composition", says why every step errs upwards.
+``docs/explanation/proofs/composition.md``, section "Composition", says why every step errs upwards.
 """
 
 import math

@@ -16,7 +16,7 @@ from privacy.command_line import CommandParser
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, answer as JSON; exit 1 if a claim is contradicted, 2 if misused."""
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     try:
         return int(options.answer(options))
     except (ValueError, OSError, LedgerError) as error:
@@ -60,7 +60,8 @@ def _scores(options: argparse.Namespace) -> int:
     return 0 if result.passed else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = CommandParser(
         prog="python -m privacy.audit",
         description="A lower bound on epsilon from one training run with canaries (Steinke, Nasr "

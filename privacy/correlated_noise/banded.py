@@ -44,7 +44,8 @@ class BandedMF(GaussianAccount):
     -----
     **Guarantee.** Each time that a client takes part costs one Gaussian release with noise
     multiplier z, whoever knows when that was. For integers as they are drawn and rounded, and not
-    for an idealisation of them (``docs/proofs.md``, "Correlated noise on integers").
+    for an idealisation of them (``docs/explanation/proofs/correlated-noise.md``, "Correlated noise
+    on integers").
 
     **Assumptions.** Those of :class:`CorrelatedNoise`, whose rows are a run's rounds.
 

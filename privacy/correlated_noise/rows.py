@@ -92,7 +92,8 @@ class CorrelatedNoise:
     **Guarantee.** If each Gₜ is a sum of integer vectors of norm at most R, every client in rows at
     least b apart, Gₜ + xₜ of all rows is post-processing of C·G + z, whatever Gₜ was made to
     depend on before: for each time that a client took part, of one Gaussian mechanism with noise
-    multiplier σ/(R·‖c‖) (``docs/proofs.md``, "Correlated noise on integers").
+    multiplier σ/(R·‖c‖) (``docs/explanation/proofs/correlated-noise.md``, "Correlated noise on
+    integers").
 
     **Assumptions.** Keys are secret, random, and used for one row each. No row number is used
     twice: what a row takes back of the past is taken back once.

@@ -88,10 +88,10 @@ def compile_model(
     ----------
     model : nn.Module
         Layers and functions that are affine in evaluation mode, and polynomials of degree up to 7
-        (docs/encrypted-inference.md has a table of them): one path or several, residual additions
-        and concatenations among them. It takes a batch of inputs and returns a vector of logits
-        for each: one a class, or a single one that decides between two (see :func:`decide`). Its
-        forward may decide by shapes, not by values.
+        (docs/how-to/encrypted-inference.md has a table of them): one path or several, residual
+        additions and concatenations among them. It takes a batch of inputs and returns a vector of
+        logits for each: one a class, or a single one that decides between two (see
+        :func:`decide`). Its forward may decide by shapes, not by values.
     input_shape : sequence of int, or int
         The shape of one input, without the batch; a number alone is that of a vector.
     input_range : tuple of float, or of arrays

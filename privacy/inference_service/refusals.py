@@ -17,7 +17,9 @@ def refusal_of(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, HTTPException):
-        return ServiceError("no-such-page", error.status_code, error.detail, "see docs/service.md")
+        return ServiceError(
+            "no-such-page", error.status_code, error.detail, "see docs/how-to/service.md"
+        )
     for kind, code, status, message, remedy in _REFUSALS:
         if isinstance(error, kind):
             return ServiceError(code, status, message or str(error), remedy)

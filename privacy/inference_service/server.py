@@ -27,7 +27,9 @@ _AMBIGUOUS = ServiceError(
     "the request says in more than one way where it ends",
     "send one Content-Length and no Transfer-Encoding",
 )
-_NO_HTTP = ServiceError("no-http", 400, "this is not a request of HTTP/1.1", "see docs/service.md")
+_NO_HTTP = ServiceError(
+    "no-http", 400, "this is not a request of HTTP/1.1", "see docs/how-to/service.md"
+)
 
 
 class ServiceServer(uvicorn.Server):

@@ -179,7 +179,8 @@ def _squares_at_most(rows: Vector, elements: int) -> float:
 
     Rows of at most 256 were added up in the vector's own precision, in whatever order, fused or
     not: at worst they are off by 2^-16 (1 + 2^-15) of themselves (Higham 2002, section 3.1),
-    and by 2^-126 a product that underflows. ``docs/proofs.md``, "The norm of a rounded update".
+    and by 2^-126 a product that underflows. ``docs/explanation/proofs/bounded-sums.md``, "The norm
+    of a rounded update".
     """
     return float(rows.sum(dtype=np.float64)) * (1 + 2.0**-15) + elements * 2.0**-126
 

@@ -1,7 +1,7 @@
 """Rational bounds and lazily extended random bits, for draws that floats cannot decide.
 
-Exact integer arithmetic: slow, and needed a few times in a million draws. ``docs/proofs.md``,
-section "Rounded Gaussian", gives the algorithm and its proof.
+Exact integer arithmetic: slow, and needed a few times in a million draws.
+``docs/explanation/proofs/noise.md``, section "Rounded Gaussian", gives the algorithm and its proof.
 """
 
 import math

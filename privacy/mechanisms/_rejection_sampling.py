@@ -1,7 +1,8 @@
 """Proposals for Gaussian draws, a batch at a time: continuous ones and integer ones.
 
 Doubles decide most; :mod:`privacy.mechanisms._exact_arithmetic` decides the rest, from the same
-bits. ``docs/proofs.md``, "Rounded Gaussian" and "Discrete Gaussian", has the algorithm.
+bits. ``docs/explanation/proofs/noise.md``, "Rounded Gaussian" and "Discrete Gaussian", has the
+algorithm.
 """
 
 from collections.abc import Callable

@@ -163,7 +163,7 @@ class LatticeGaussian(GaussianAccount):
     leaves a doubt, their norm decides, exactly.
     Integers are summed without error, and the noise is the exactly sampled rounded Gaussian.
     Since round(sum + N(0, s^2)) = sum + round(N(0, s^2)) for an integer sum, the release is
-    post-processing of the continuous Gaussian mechanism (``docs/proofs.md``).
+    post-processing of the continuous Gaussian mechanism (``docs/explanation/proofs/noise.md``).
 
     Parameters
     ----------

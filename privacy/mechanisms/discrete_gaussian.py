@@ -38,8 +38,8 @@ def add_discrete_gaussian(
     Notes
     -----
     **Guarantee.** Independent draws with exactly these probabilities: no tail is cut and no
-    probability is rounded (``docs/proofs.md``, "Discrete Gaussian"; the distribution is that of
-    Canonne, Kamath and Steinke 2020, definition 1).
+    probability is rounded (``docs/explanation/proofs/noise.md``, "Discrete Gaussian"; the
+    distribution is that of Canonne, Kamath and Steinke 2020, definition 1).
 
     **Assumptions.** The randomness is uniform and unknown to the adversary; doubles are IEEE 754.
     Nothing is assumed of the mathematical library.

@@ -26,7 +26,8 @@ def tail_of_shares(variance: float, parameters: int, *, clients: int) -> float:
     """A bound of n ≥ ``clients`` shares' sum, divided by n, that fails with less than 2^-100.
 
     A discrete Gaussian is subgaussian with its own σ², so n of them pass ±a with probability
-    at most 2·exp(−a²/2nσ²) a coordinate (``docs/proofs.md``, "The ring of a noisy sum").
+    at most 2·exp(−a²/2nσ²) a coordinate (``docs/explanation/proofs/bounded-sums.md``, "The ring of
+    a noisy sum").
     """
     bits = OVERFLOW_BITS + 1
     square = 2 * variance * (bits * log(2) + log(parameters))
@@ -63,7 +64,8 @@ class DistributedGaussian(MaskedMechanism):
     ``max_clients - colluders`` shares, amplified by Poisson sampling. Against the server together
     with the colluders: with ``min_clients - colluders`` shares, noise multiplier z, no
     amplification, and zero-out adjacency, as the server knows who takes part. Both are in the
-    one event that ``account`` gives (``docs/proofs.md``, "Sums of discrete Gaussians").
+    one event that ``account`` gives (``docs/explanation/proofs/distributed-noise.md``, "Sums of
+    discrete Gaussians").
 
     **Assumptions.** All but ``colluders`` of the survivors follow ``encode`` and keep their
     shares secret; the operating system's randomness is unpredictable; sums of fewer than

@@ -89,7 +89,7 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
     **Guarantee.** Independent draws with P(k) = Φ((k+½)/σ) − Φ((k−½)/σ) for every integer k,
     exactly: no tail is cut and no probability is rounded. A sum of integers plus this noise is
     the rounding of the sum plus continuous Gaussian noise, hence post-processing of the Gaussian
-    mechanism: its ε is proved for the noise that is sampled (``docs/proofs.md``).
+    mechanism: its ε is proved for the noise that is sampled (``docs/explanation/proofs/noise.md``).
 
     **Assumptions.** The randomness is uniform and unknown to the adversary; doubles are IEEE 754.
     Nothing is assumed of the mathematical library.
@@ -155,7 +155,7 @@ def round_with_gaussian(
     Notes
     -----
     **Guarantee.** Independent draws with P(k) = Φ((k+½−n/2^bits)/σ) − Φ((k−½−n/2^bits)/σ) for
-    every integer k, exactly (``docs/proofs.md``, "A Gaussian on a fraction").
+    every integer k, exactly (``docs/explanation/proofs/noise.md``, "A Gaussian on a fraction").
 
     **Assumptions, Not covered.** Those of :func:`add_rounded_gaussian`.
     """

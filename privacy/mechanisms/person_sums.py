@@ -123,7 +123,8 @@ class PersonSum:
     -----
     **Guarantee.** One person more or less moves ``integers`` by less than R + √d cells (L2),
     whatever that vector and the others' are: by R before the last rounding, and that rounding by
-    less than one cell a coordinate (``docs/proofs.md``, "Sums over the persons of silos").
+    less than one cell a coordinate (``docs/explanation/proofs/distributed-noise.md``, "Sums over
+    the persons of silos").
 
     **Assumptions.** A person's vector depends on no other person.
 

@@ -41,7 +41,8 @@ class SiloGaussian:
     **Guarantee.** ε of the event that ``account`` gives, for adding or removing one person of a
     silo that does not collude, against the server together with the colluders, amplified by
     Poisson sampling; so too against each of them alone and everybody outside, with more noise
-    (``privacy.accounting.Observer``; ``docs/proofs.md``, "Sums over the persons of silos").
+    (``privacy.accounting.Observer``; ``docs/explanation/proofs/distributed-noise.md``, "Sums over
+    the persons of silos").
 
     **Assumptions.** All but ``colluders`` of the silos follow the protocol and keep draws and
     shares secret; the operating system's randomness is unpredictable; sums of fewer than

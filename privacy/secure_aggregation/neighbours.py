@@ -20,7 +20,7 @@ on chance. With at most c corrupt neighbours anywhere, t > k/2 + c does instead:
 k/2 places at most k/2 + c neighbours would open a client's mask. It also rules out that both kinds
 of share are gathered for one client (2t > k + c). The ring is laid out by the digest of the signed
 roster, of which the server may try many: c is exceeded with probability at most 2^-104, which
-leaves 2^-40 after 2^64 tries. ``docs/proofs.md`` has the proofs.
+leaves 2^-40 after 2^64 tries. ``docs/explanation/proofs/secure-aggregation.md`` has the proofs.
 """
 
 import math

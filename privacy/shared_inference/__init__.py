@@ -2,7 +2,7 @@
 
 A provider makes correlated randomness ahead and sees neither data nor model nor answers. ReLU,
 MaxPool and argmax are computed as they are. Errors are in ``privacy.shared_inference.errors``;
-``docs/shared-inference.md`` has the protocol, what it assumes and what is not covered.
+``docs/how-to/shared-inference.md`` has the protocol, what it assumes and what is not covered.
 """
 
 from typing import TYPE_CHECKING

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from privacy.training.optimizer import GradientDescent as GradientDescent
     from privacy.training.persons import Persons as Persons
     from privacy.training.silo_step import SiloStep as SiloStep
+    from privacy.training.silo_step import check_silo_sum as check_silo_sum
     from privacy.training.silo_step import silo_sum as silo_sum
     from privacy.training.silo_step import trained_parameters as trained_parameters
 
@@ -41,6 +42,7 @@ _LATER = {
     "GradientDescent": "privacy.training.optimizer",
     "Persons": "privacy.training.persons",
     "SiloStep": "privacy.training.silo_step",
+    "check_silo_sum": "privacy.training.silo_step",
     "silo_sum": "privacy.training.silo_step",
     "trained_parameters": "privacy.training.silo_step",
 }

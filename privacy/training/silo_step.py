@@ -27,6 +27,7 @@ from privacy.training.protection import NORMS
 from privacy.training.records import on_device_of
 
 _log = logging.getLogger(__name__)
+_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ def silo_sum(
     loss: Loss,
     step: SiloStep,
     ledger: ClientLedger | None,
-    physical_batch_size: int = 64,
+    physical_batch_size: int = _ROWS_AT_ONCE,
     randomness: Randomness | None = None,
 ) -> npt.NDArray[np.int64]:
     """The clipped gradients of the persons that this silo draws, summed, with its share of noise.
@@ -146,17 +147,12 @@ def silo_sum(
     them. A layer with a generator of its
     own and a fixed seed: another row would move the others' draws.
     """
-    check_program(model, loss)
-    of_kind("persons", persons, Persons, "Persons(data, person_ids)")
     of_kind("step", step, SiloStep, "a SiloStep")
     of_kind("ledger", ledger, (ClientLedger, NoneType), "a ClientLedger, or None if paid already")
     of_kind("randomness", randomness, (Randomness, NoneType), "SeededRandomness(seed), or None")
     physical_batch_size = whole("physical_batch_size", physical_batch_size, least=1)
-    check_model(model)
-    parameters = list(trained_parameters(model).values())
+    parameters = _checked(model, persons, loss)
     dimension = sum(parameter.numel() for parameter in parameters)
-    if not dimension:
-        raise ValueError("model has no trainable parameter: set requires_grad for those to train")
     randomness = SystemRandomness() if randomness is None else randomness
     event = step.event(dimension)
     if ledger is not None:  # before a record is tried
@@ -182,6 +178,40 @@ def silo_sum(
         integers, noise_multiplier=step.noise_multiplier, randomness=randomness
     )
     return integers
+
+
+def check_silo_sum(model: nn.Module, persons: Persons, *, loss: Loss) -> None:
+    """Raise what would keep ``silo_sum`` from these persons' records; nothing is summed or charged.
+
+    For the start of a run, where a silo can still decline. The outcome depends on the model, the
+    loss, and the shapes and precisions of tensors, no more.
+
+    Parameters
+    ----------
+    model, persons, loss
+        As ``silo_sum`` takes them.
+
+    Raises
+    ------
+    UnsupportedModelError, GradientError, TypeError, ValueError
+        As ``silo_sum`` raises them.
+    """
+    parameters = _checked(model, persons, loss)
+    example_loss, records = ExampleLoss(loss, one_by_one=True), on_device_of(model, persons.records)
+    if formats := admitted(model, example_loss, records, Buffers(model)):
+        with PaddedRows(model, example_loss, parameters, records, formats, size=_ROWS_AT_ONCE):
+            pass
+
+
+def _checked(model: nn.Module, persons: Persons, loss: Loss) -> list[nn.Parameter]:
+    """The parameters to train, once model, persons and loss are such as a sum takes."""
+    check_program(model, loss)
+    of_kind("persons", persons, Persons, "Persons(data, person_ids)")
+    check_model(model)
+    parameters = list(trained_parameters(model).values())
+    if not any(parameter.numel() for parameter in parameters):
+        raise ValueError("model has no trainable parameter: set requires_grad for those to train")
+    return parameters
 
 
 def _add_persons(total: PersonSum, gradients: PaddedRows, drawn: Sequence[Rows]) -> None:

@@ -7,23 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from logging import ERROR, WARNING
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.supercore import log
 
 from privacy.accounting.errors import LedgerError
-from privacy.imports import needing
-from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import Adversary, ClientPolicy, RoundTerms
 from privacy.secure_aggregation.errors import MalformedMessageError, MalformedRequestError
-from privacy.statistics import silo_statistics
 from privacy.training import ClientLedger, DataPolicy, StepPayments
 from privacy.training.errors import LocalBudgetError, PolicyError
-from strategies.distributed_dpsgd.accuracy import person_vectors
 from strategies.distributed_dpsgd.pacing import paced
 from strategies.distributed_dpsgd.requests import (
     INVITED_FOR,
@@ -31,8 +24,9 @@ from strategies.distributed_dpsgd.requests import (
     SumRequest,
     TableSum,
     read_request,
-    reordered,
 )
+from strategies.distributed_dpsgd.silo_sums import Integers, check_task, set_parameters, sum_of
+from strategies.distributed_dpsgd.silo_task import SiloTask
 from strategies.errors import DeclinedError
 from strategies.model_schema import ModelSchema
 from strategies.replies import decline
@@ -44,12 +38,7 @@ from strategies.secure_aggregation.client_memory import (
 from strategies.secure_aggregation.messages import KEY
 from strategies.secure_aggregation.protocol_client import ProtocolClient
 
-if TYPE_CHECKING:  # they bring PyTorch, which a server over other models does without
-    from torch import Tensor, nn
-
-    from privacy.training import Persons
-
-_LEDGER, _AHEAD = "silo-ledger", "silo-steps-ahead"
+_LEDGER, _AHEAD, _TRIED = "silo-ledger", "silo-steps-ahead", "silo-tried"
 _NO_BUDGET = (
     "the owner of the data does not allow it: too little is left of max-epsilon at max-delta"
 )
@@ -58,61 +47,7 @@ _NOT_ACCOUNTED = (
     "beyond what is of use"
 )
 _NO_LEDGER = "this silo cannot keep its ledger, and adds nothing"
-_NOISE_ALONE = "This silo's data cannot be used, and it adds noise alone."
 _OWNER_FINDS_WHY = "this silo cannot take part; its owner finds why in its log"
-Integers = npt.NDArray[np.int64]
-Right = Callable[["Tensor", "Tensor"], "Tensor"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiloTable:
-    """A silo's table, for statistics.
-
-    Parameters
-    ----------
-    features : array, shape (rows, columns)
-        Numbers, in the order of the query's bounds.
-    labels : array, shape (rows,), optional
-        Classes from 0 on.
-    person_ids : sequence, optional
-        Whose each row is. Default: every row is another person's.
-    """
-
-    features: Any
-    labels: Any = None
-    person_ids: Any = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiloTask:
-    """What a silo trains, and on whom.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Its trained parameters are set to those that the server sends, by name.
-    loss : callable
-        As ``privacy.training.train`` takes it.
-    persons : callable
-        Gives the silo's ``Persons``; called for a step only. If it fails the silo sends noise
-        alone, and its own log says why: so that it fails must not depend on one person's record.
-    test_persons : callable, optional
-        Gives the persons, with test rows, on whom the model is evaluated. Default: none, and the
-        silo's part of an evaluation is noise alone.
-    right : callable, optional
-        ``right(outputs, targets)``: which of the rows are answered rightly, shape (rows,). Default:
-        the largest output is the target's class; of a single output, its sign.
-    table : callable, optional
-        Gives the silo's ``SiloTable``, where statistics are asked for. Default: none, and its part
-        is noise alone.
-    """
-
-    model: "nn.Module"
-    loss: Any
-    persons: Callable[[], "Persons"]
-    test_persons: Callable[[], "Persons"] | None = None
-    right: Right | None = None
-    table: Callable[[], SiloTable] | None = None
 
 
 def answer_silo(
@@ -132,9 +67,11 @@ def answer_silo(
             policy = str(context.node_config["policy"])
             return answer_silo(message, context, task=describe_task, policy=policy)
 
-    The policy and the ledger decide before a record is looked at. After that an answer goes out
-    whatever the records are: of a silo without usable records it is noise alone. Neither a number
-    of records nor a loss nor a metric is sent.
+    The policy and the ledger decide before a record is looked at. Before a run's first sum of a
+    kind (gradients, right answers, statistics) the silo tries whether its records can be loaded,
+    and whether model and loss take tensors of their shapes; if not, it declines, and pays nothing.
+    After that an answer goes out whatever happens: where records cannot be used it is noise alone.
+    Neither a number of records nor a loss nor a metric is sent.
 
     **Guarantee.** That of ``privacy.training.silo_sum`` and ``DataPolicy``: all that leaves this
     silo is (max_epsilon, max_delta)-private for each person, whatever the server asks for, if of
@@ -143,15 +80,16 @@ def answer_silo(
     **Assumptions.** The server follows the protocol. The data set's ledger and the memory are kept,
     and not rolled back.
 
-    **Not covered.** How long an answer takes, unless the policy's ``answer_seconds`` hides it.
+    **Not covered.** How long an answer takes, unless the policy's ``answer_seconds`` hides it. That
+    a silo declines because it cannot load its records.
 
     Parameters
     ----------
     message, context
         As Flower gives them.
     task : callable
-        Gives the ``SiloTask``; called for messages that need it, one in five. What it imports the
-        others do without: Flower starts a process for each.
+        Gives the ``SiloTask``; called for messages that need it, one in five after a run's first.
+        What it imports the others do without: Flower starts a process for each.
     policy : DataPolicy or path-like
         What the data's owner allows, or the file that says it.
     memory : ClientMemory, optional
@@ -245,10 +183,30 @@ class _Silo:
             raise MalformedRequestError(str(error)) from error
         self._check(request, schema.size)
         request.check(terms, schema.size)
-        task = self.task()
-        if not isinstance(request, TableSum):
-            _set_parameters(task.model, schema)
+        task = self._task(request, schema)
         return partial(self._summed, request, task, schema)
+
+    def _task(self, request: SumRequest, schema: ModelSchema) -> SiloTask:
+        """The silo's program with the model that was sent; declined if it cannot begin.
+
+        Whether it can is tried before a run's first sum of a kind.
+        """
+        state = self.context.state
+        tried = dict(state.config_records.get(_TRIED, ConfigRecord()))
+        try:
+            task = self.task()
+            if not isinstance(request, TableSum):
+                set_parameters(task.model, schema)
+            if request.kind not in tried:
+                with paced(self.policy.answer_seconds):
+                    check_task(request, task)
+        except DeclinedError:
+            raise
+        except Exception as error:
+            log(ERROR, "This silo's model or data cannot be used: it declines.", exc_info=error)
+            raise DeclinedError(_OWNER_FINDS_WHY) from error
+        state[_TRIED] = ConfigRecord({**tried, request.kind: True})
+        return task
 
     def _check(self, request: SumRequest, parameters: int) -> None:
         """Hold the request to the owner's policy and to what is left of the budget."""
@@ -313,135 +271,4 @@ class _Silo:
         with self._payments() as payments:
             planned = request.planned if isinstance(request, GradientSum) else 1
             payments.take(request.event(schema.size), planned=planned)
-        if isinstance(request, GradientSum):
-            return _gradients(request, task, schema)
-        if isinstance(request, TableSum):
-            return _statistics(request, task)
-        return _right_answers(request, task)
-
-
-def _set_parameters(model: "nn.Module", schema: ModelSchema) -> None:
-    """Set the trained parameters to those that were sent; declined if they are others."""
-    with needing("a silo's step", extra="training"):
-        import torch
-
-    from privacy.training import trained_parameters
-
-    parameters = trained_parameters(model)
-    sent = {name: tuple(a.shape) for name, a in zip(schema.names, schema.arrays, strict=True)}
-    own = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    if sent != own:
-        names = sorted(n for n in sent.keys() | own if sent.get(n) != own.get(n))
-        raise DeclinedError(
-            f"the model that was sent is not the silo's: {', '.join(names)} differ; send the "
-            "arrays of trained_parameters(model)"
-        )
-    with torch.no_grad():
-        for name, array in zip(schema.names, schema.arrays, strict=True):
-            parameters[name].copy_(torch.from_numpy(array.copy()))
-
-
-def _gradients(request: GradientSum, task: SiloTask, schema: ModelSchema) -> Integers:
-    from privacy.training import SiloStep, silo_sum, trained_parameters
-
-    step = SiloStep(
-        mechanism=request.mechanism,
-        clipping_norm=request.clipping_norm,
-        noise_multiplier=request.noise_multiplier,
-        sampling_rate=request.sampling_rate,
-    )
-    persons = _loaded(task.persons, request)
-    vector = silo_sum(task.model, persons, loss=task.loss, step=step, ledger=None)
-    sizes = [(name, p.numel()) for name, p in trained_parameters(task.model).items()]
-    return reordered(vector, sizes, schema.names)
-
-
-def _statistics(request: TableSum, task: SiloTask) -> Integers:
-    query, nothing = request.query, np.empty((0, request.query.columns))
-
-    def of(table: SiloTable) -> Integers:
-        return silo_statistics(
-            query,
-            table.features,
-            table.labels if query.classes else None,
-            table.person_ids if request.unit == "person" else None,
-            mechanism=request.mechanism,
-            noise_multiplier=request.noise_multiplier,
-            ledger=None,
-        )
-
-    try:
-        if task.table is not None:
-            return of(task.table())
-    except Exception as error:
-        log(ERROR, _NOISE_ALONE, exc_info=error)
-    return of(SiloTable(features=nothing, labels=np.empty(0)))
-
-
-def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
-    total = request.mechanism.open_sum(request.entries(0), clipping_norm=request.clipping_norm)
-    if task.test_persons is not None:
-        persons = _loaded(task.test_persons, request)
-        total.add(_answers(task.model, persons, task.right or _largest_is_right))
-    integers = total.integers()
-    request.mechanism.add_share(
-        integers, noise_multiplier=request.noise_multiplier, randomness=SystemRandomness()
-    )
-    return integers
-
-
-def _loaded(load: Callable[[], "Persons"], request: SumRequest) -> "Persons":
-    """Those whom the request protects; nobody, and an error in the log, if loading fails.
-
-    Where it protects rows each is by itself: of a person's mean another row may turn the direction,
-    which moves it by up to 2 S.
-    """
-    from privacy.training import Persons
-
-    try:
-        persons = load()
-        if not isinstance(persons, Persons):
-            raise TypeError(f"persons gives {type(persons).__name__}; give Persons(data, ids)")
-        return persons if request.unit == "person" else persons.by_row()
-    except Exception as error:
-        log(ERROR, _NOISE_ALONE, exc_info=error)
-        return Persons.empty()
-
-
-def _answers(model: "nn.Module", persons: "Persons", right: Right) -> npt.NDArray[np.float64]:
-    """Each person's part of the accuracy; a row that fails is answered wrongly.
-
-    Row by row: what the model answers to one row must not depend on the others, not even in its
-    last bit. Layers that draw are seeded afresh for each, so that no row moves another's draws.
-    """
-    with needing("a silo's evaluation", extra="training"):
-        import torch
-
-    from privacy.training.model_checks.model_state import preserved_randomness
-    from privacy.training.records import on_device_of
-
-    records, owners = on_device_of(model, persons.records), persons.person_of_row
-    answered = np.zeros(persons.rows, dtype=bool)
-    somebodys = np.flatnonzero(owners >= 0)
-    failure: Exception | None = None
-    seed = int.from_bytes(SystemRandomness().bytes(4), "little")
-    model.eval()
-    with torch.no_grad(), preserved_randomness(model) as generators:
-        for row in somebodys.tolist():
-            generators.seed(seed)
-            try:
-                *inputs, targets = records.take(torch.tensor([row]))
-                answered[row] = bool(right(model(*inputs), targets).reshape(()))
-            except Exception as error:
-                failure = error
-    if failure is not None:
-        log(ERROR, "Some test rows count as answered wrongly.", exc_info=failure)
-    return person_vectors(answered[somebodys], owners[somebodys], len(persons))
-
-
-def _largest_is_right(outputs: "Tensor", targets: "Tensor") -> "Tensor":
-    """Whether the largest output is the target's; of a single output, whether its sign is."""
-    rows = len(targets)
-    outputs, targets = outputs.reshape(rows, -1), targets.reshape(rows)
-    guessed = outputs.argmax(dim=1) if outputs.shape[1] > 1 else outputs[:, 0] > 0
-    return guessed == targets.to(guessed.dtype)
+        return sum_of(request, task, schema)

@@ -125,7 +125,7 @@ def _unreadable(path: Path) -> UnreadableStateError:
         f"{path} was written by another version of secure aggregation, or is damaged, and this "
         "client takes part in no round; let the version that wrote it finish its run, or move the "
         "file away and begin anew: the sums that it took part in are forgotten then "
-        "(docs/secure-aggregation.md)"
+        "(docs/how-to/secure-aggregation.md)"
     )
 
 

@@ -41,7 +41,7 @@ class SecureAggregation:
 
     **Guarantee.** Of a round the server learns the sum of at least ``min_clients`` clients' bounded
     updates, or nothing; not what any client sent, how much it weighs, or its metrics
-    (``docs/secure-aggregation.md``). Below the minimum the round ends, is paid, and opens
+    (``docs/how-to/secure-aggregation.md``). Below the minimum the round ends, is paid, and opens
     nothing; a run in whose first exchange no reply is usable ends unpaid.
 
     **Assumptions.** Those of ``privacy.secure_aggregation.SecureClient``. For differential

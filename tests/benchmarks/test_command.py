@@ -1,4 +1,4 @@
-"""The benchmarks' doors: what is listed, what is drawn, and that docs/results.md is not typed."""
+"""The benchmarks' doors: what is listed, what is drawn, and that docs/results is not typed."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from benchmarks.harness import Row, Spread
 from benchmarks.rounds import measure as rounds
 from benchmarks.rounds.training import Clients, Protection, Work, accuracy_by_round
 from benchmarks.utility import report as utility_report
-from flower_app.planning import TABLE
+from flower_app.measurements import TABLE
 from privacy.mechanisms import SeededRandomness
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +45,16 @@ def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "noise.json").write_text(json.dumps(document("noise", WON, LOST, ALONE, EVEN)))
-    page = tmp_path / "results.md"
-    missing = _results.write_page(folder, page, names=["noise", "utility"], load=command.load)
-    text = page.read_text()
+    missing = _results.write_pages(folder, names=["noise", "utility"], load=command.load)
     assert missing == ["utility"]
-    assert "| [noise](#noise) | 3 | 1 | 1 | 1 | two, rate: **0.25×** of them |" in text
+    index = (folder / "index.md").read_text()
+    assert "| [noise](noise.md) | 3 | 1 | 1 | 1 | two, rate: **0.25×** of them |" in index
+    assert "Not measured here: utility." in index
+    text = (folder / "noise.md").read_text()
     assert "| two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
     assert "| one | time | 1.1 s [1 to 1.2] | 3 s (them) | 2.727× |" in text
     assert "| three | size | 7 B |  |  |" in text
-    assert "![noise](results/noise.png)" in text
+    assert "![noise](noise.png)" in text
     assert (folder / "noise.png").stat().st_size > 5_000
 
 
@@ -63,21 +64,22 @@ def test_the_summary_holds_ours_the_peer_and_the_ratio() -> None:
     assert "| noise | two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
 
 
-def test_the_committed_page_is_what_the_figures_give(tmp_path: Path) -> None:
-    """Of the same figures the command writes the same page, letter for letter."""
+def test_the_committed_pages_are_what_the_figures_give(tmp_path: Path) -> None:
+    """Of the same figures the command writes the same pages, letter for letter."""
+    committed = ROOT / "docs" / "results"
     folder = tmp_path / "results"
     folder.mkdir()
-    for file in (ROOT / "docs" / "results").glob("*.json"):
+    for file in committed.glob("*.json"):
         (folder / file.name).write_text(file.read_text())
-    page = tmp_path / "results.md"
-    _results.write_page(folder, page, names=command.names(), load=command.load)
-    same = page.read_text() == (ROOT / "docs" / "results.md").read_text()
-    assert same, "docs/results holds other figures than the page: python -m benchmarks results"
+    _results.write_pages(folder, names=command.names(), load=command.load)
+    pages = {file.name: file.read_text() for file in folder.glob("*.md")}
+    same = pages == {file.name: file.read_text() for file in committed.glob("*.md")}
+    assert same, "docs/results holds other figures than its pages: python -m benchmarks results"
     assert (folder / "utility.png").exists()
 
 
 def test_the_committed_utility_page_is_what_the_figures_give(tmp_path: Path) -> None:
-    committed = ROOT / "docs" / "utility.md"
+    committed = ROOT / "docs" / "explanation" / "utility.md"
     page = tmp_path / "utility.md"
     page.write_text(committed.read_text())
     figures = json.loads((ROOT / "docs" / "results" / "utility.json").read_text())

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.silos.arms import DELTA, Setting, silo_step
-from benchmarks.silos.measure import CELLS
+from benchmarks.silos.arms import DELTA, Setting, noise_of, silo_step, skewed_parts
+from benchmarks.silos.measure import CELLS, OWN, SHARED, Cell
 from flower_app.models.build import build_model
-from privacy.accounting import Repeated, epsilon
+from privacy.accounting import GaussianRelease, Poisson, Repeated, epsilon
 from privacy.mechanisms import SeededRandomness, SiloGaussian
 from privacy.secure_aggregation import FewSilos
 from privacy.training import Persons, silo_sum
@@ -44,14 +44,24 @@ def test_one_sum_over_everybody_is_the_sum_of_the_silos() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.case)
-@pytest.mark.parametrize("arm", ["ours", "own noise"])
-def test_every_cell_spends_its_budget_and_no_more(cell, arm) -> None:
-    few = FewSilos(cell.silos)
-    mechanism = SiloGaussian(few.min_silos, few.colluders) if arm == "ours" else SiloGaussian(2, 1)
-    setting = cell.shared if arm == "ours" else cell.own
+def test_every_cell_spends_its_budget_and_no_more(cell: Cell) -> None:
+    few, shared = FewSilos(cell.silos), SHARED[cell.model][cell.epsilon]
+    own = OWN[cell.model, cell.silos, cell.epsilon]
     model = build_model(cell.model)
-    event = silo_step(model, mechanism, setting, cell.epsilon).event(
+    mechanism = SiloGaussian(few.min_silos, few.colluders)
+    ours = silo_step(model, mechanism, shared, cell.epsilon).event(
         sum(parameter.numel() for parameter in model.parameters())
     )
-    spent = epsilon([Repeated(event, setting.steps)], delta=DELTA)
-    assert 0.999 * cell.epsilon < spent <= cell.epsilon
+    alone = GaussianRelease(noise_of(own, cell.epsilon), Poisson(own.rate))
+    for event, steps in ((ours, shared.steps), (alone, own.steps)):
+        spent = epsilon([Repeated(event, steps)], delta=DELTA)
+        assert 0.999 * cell.epsilon < spent <= cell.epsilon
+
+
+def test_skewed_silos_hold_every_row_once_and_few_labels_each() -> None:
+    labels = torch.arange(1000) % 10
+    parts = skewed_parts(labels, 20, seed=0)
+    assert torch.cat(parts).sort().values.tolist() == list(range(1000))
+    assert len(parts) == 20
+    assert len({len(part) for part in parts}) > 10
+    assert sum(len(labels[part].unique()) for part in parts) <= 20 + 9

@@ -31,6 +31,7 @@ from privacy.accounting.__main__ import main as accounting_main
 from privacy.audit.__main__ import main as audit_main
 
 ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
 
 
 def test_the_project_declares_every_setting_with_its_default() -> None:
@@ -102,7 +103,7 @@ def test_every_setting_is_checked_used_and_described() -> None:
         if file.name != "settings.py"
     )
     own = (ROOT / "flower_app" / "settings.py").read_text()
-    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`.+?) \|", (REFERENCE / "settings.md").read_text(), re.MULTILINE)
     described = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}
     for field in fields(Settings):
         checked = (
@@ -114,8 +115,8 @@ def test_every_setting_is_checked_used_and_described() -> None:
         assert checked, f"{field.name} has neither a range nor choices"
         used = rf"\.{field.name}\b"
         assert re.search(used, source) or re.search(rf"self{used}", own), f"{field.name} is unused"
-        assert kebab(field.name) in described, f"{field.name} has no row in docs/settings.md"
-    pages = "".join((ROOT / "docs" / page).read_text() for page in ("settings.md", "data.md"))
+        assert kebab(field.name) in described, f"{field.name} has no row in settings.md"
+    pages = "".join((REFERENCE / page).read_text() for page in ("settings.md", "data.md"))
     for name, choices in _CHOICES.items():
         for choice in choices:
             assert f"`{choice}`" in pages, f"{choice!r}, of {kebab(name)}, is on neither page"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "deployment.md"
 
 APP = """
 [project]
@@ -79,7 +79,7 @@ def client_app(home: Path, program: str, app: Path, token: str) -> Iterator[Path
 
 
 def test_flower_removes_an_environment_that_another_message_is_using(app: Path, home: Path) -> None:
-    """If this fails, Flower has mended it, and docs/deployment.md can do without its program."""
+    """If this fails, Flower has mended it, and the page can do without its program."""
     with client_app(home, CLIENTAPP, app, "later") as later:
         with client_app(home, CLIENTAPP, app, "earlier") as earlier:
             assert earlier == later

@@ -226,7 +226,7 @@ def test_clients_without_the_mod_end_a_secure_run_before_it_is_paid(
     assert not read_ledger(tmp_path / "ledger.jsonl").records
     (line,) = [line for line in console if "dropped a reply" in line]
     assert "mods=[SecureAggregationMod(" in line
-    assert "docs/secure-aggregation.md" in line
+    assert "docs/how-to/secure-aggregation.md" in line
     assert any("Secure aggregation: " in s and "needs SecureAggregationMod" in s for s in console)
 
 

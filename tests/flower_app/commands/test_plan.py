@@ -7,14 +7,12 @@ import pytest
 from flwr.app import ArrayRecord
 
 from flower_app import __main__ as command
+from flower_app.measurements import MeasuredAccuracy, MeasuredRound, measured_accuracies
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.planning import (
-    MeasuredAccuracy,
-    MeasuredRound,
     Question,
     expected_accuracy,
-    measured_accuracies,
     message_bytes,
     options,
     options_in_turns,

@@ -12,7 +12,6 @@ from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from flower_app import client_app, server_app
-from flower_app.__main__ import main as command
 from flower_app.data import load_dataset, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
@@ -158,11 +157,6 @@ def test_it_goes_on_where_it_broke_off(tmp_path: Path) -> None:
 def test_a_setting_of_the_other_mode_is_refused_by_name(given: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingError, match=told):
         Settings.from_config({"mode": "silos", "silos": SILOS, **given})
-
-
-def test_the_demonstration_deploys_no_silos(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(["deploy-demo", "mode=silos"]) == 1
-    assert "this command deploys clients" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Silos in one process: linear models over made-up persons."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ def table_of(silo: int) -> SiloTable:
     x, y = rows(silo)
     owners = np.arange(PERSONS * ROWS_EACH) // ROWS_EACH
     return SiloTable(features=x.numpy(), labels=y.numpy(), person_ids=owners)
+
+
+class FailsAfterTrials:
+    """Loads, from its first call on, every second time: the silo's trial is the first."""
+
+    def __init__(self, load: Callable[[int], Any], failing: Callable[[int], Any]) -> None:
+        self._ways, self._calls = (load, failing), Counter[int]()
+
+    def __call__(self, silo: int) -> Any:
+        self._calls[silo] += 1
+        return self._ways[(self._calls[silo] - 1) % 2](silo)
 
 
 def policy(silo: int, **changes: Any) -> DataPolicy:

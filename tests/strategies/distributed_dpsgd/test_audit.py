@@ -15,7 +15,7 @@ from privacy.training import Persons, SiloStep
 from strategies import SiloTask
 from strategies.distributed_dpsgd import silo
 from strategies.distributed_dpsgd.requests import GradientSum, read_request
-from strategies.distributed_dpsgd.silo import _gradients
+from strategies.distributed_dpsgd.silo_sums import _gradients
 from strategies.model_schema import ModelSchema
 
 STEP = SiloStep(

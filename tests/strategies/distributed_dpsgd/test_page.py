@@ -1,4 +1,4 @@
-"""What docs/silos.md shows runs as it stands, policy included."""
+"""What docs/how-to/silos.md shows runs as it stands, policy included."""
 
 import re
 import runpy
@@ -14,7 +14,7 @@ from torch import nn
 from privacy.accounting import read_ledger
 from strategies import run_in_process
 
-PAGE = Path(__file__).parents[3] / "docs" / "silos.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "silos.md"
 
 
 def blocks(language: str) -> list[str]:

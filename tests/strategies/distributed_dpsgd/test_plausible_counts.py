@@ -14,7 +14,15 @@ from privacy.training import Persons
 from strategies import InProcessGrid, SiloTable
 from strategies.distributed_dpsgd import LocalEvaluation
 from strategies.distributed_dpsgd.plausible_counts import implausible_count, summed_deviation
-from tests.strategies.distributed_dpsgd.silos import FEATURES, initial, silo_app, strategy_of
+from tests.strategies.distributed_dpsgd.silos import (
+    FEATURES,
+    FailsAfterTrials,
+    initial,
+    persons,
+    silo_app,
+    strategy_of,
+    table_of,
+)
 
 QUERY = TableQuery(bounds=[(-4.0, 4.0)] * FEATURES)
 EVALUATION = LocalEvaluation(every=1, noise_multiplier=1.0)
@@ -45,13 +53,15 @@ def no_table(silo: int) -> SiloTable:
 
 def test_a_run_of_noise_alone_warns_once(tmp_path: Path, console: list[str]) -> None:
     strategy = strategy_of(tmp_path, evaluation=EVALUATION)
-    strategy.start(InProcessGrid(silo_app(load=denied), 4), initial(), num_rounds=3)
+    strategy.start(
+        InProcessGrid(silo_app(load=FailsAfterTrials(persons, denied)), 4), initial(), num_rounds=3
+    )
     (line,) = lines(console)
     assert "far below persons = 160: silos add noise alone" in line
 
 
 def test_statistics_of_noise_alone_warn(tmp_path: Path, console: list[str]) -> None:
-    grid = InProcessGrid(silo_app(table=no_table), 4)
+    grid = InProcessGrid(silo_app(table=FailsAfterTrials(table_of, no_table)), 4)
     strategy_of(tmp_path).statistics(grid, QUERY, noise_multiplier=0.5)
     (line,) = lines(console)
     assert "far below persons = 160" in line

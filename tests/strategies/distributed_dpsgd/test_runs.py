@@ -25,6 +25,7 @@ from tests.strategies.distributed_dpsgd.silos import (
     PERSONS,
     ROWS_EACH,
     SILOS,
+    FailsAfterTrials,
     initial,
     linear,
     persons,
@@ -298,8 +299,22 @@ def of_another_shape(silo: int) -> Persons:
     return Persons(OfAnotherShape())
 
 
+def tensors_of_another_shape(silo: int) -> Persons:
+    x, y = rows(silo)
+    return Persons((x[:, 1:], y))
+
+
 @pytest.mark.parametrize(
-    "load", [persons, broken, nobody, malformed, without_some_ids, of_another_shape]
+    "load",
+    [
+        persons,
+        nobody,
+        malformed,
+        without_some_ids,
+        of_another_shape,
+        FailsAfterTrials(persons, broken),
+        FailsAfterTrials(persons, tensors_of_another_shape),
+    ],
 )
 def test_a_reply_has_nothing_but_the_protocols_bytes_whatever_the_records_are(
     tmp_path: Path, load: Callable[[int], Persons]
@@ -317,6 +332,24 @@ def test_a_reply_has_nothing_but_the_protocols_bytes_whatever_the_records_are(
         assert isinstance(carried, bytes)
         by_silo.setdefault(reply.metadata.src_node_id, []).append(len(carried))
     assert by_silo[1] == by_silo[2], "as many bytes as another silo's"
+
+
+@pytest.mark.parametrize("load", [broken, tensors_of_another_shape])
+def test_a_silo_that_cannot_begin_declines_and_pays_nothing(
+    tmp_path: Path, load: Callable[[int], Persons]
+) -> None:
+    def kept(silo: int) -> DataPolicy:
+        return policy(silo, ledger=tmp_path / f"silo-{silo}.jsonl")
+
+    app = silo_app(kept, load=lambda silo: load(silo) if silo == 0 else persons(silo))
+    wire = Wire(app, 4)
+    result = strategy_of(tmp_path).start(wire, initial(), num_rounds=2)
+    assert result.privacy is not None
+    assert (result.privacy.stopped, result.privacy.rounds) == (None, 2)
+    (words,) = {reply.error.reason for reply in wire.replies if reply.has_error()}
+    assert words == "this silo cannot take part; its owner finds why in its log"
+    paid = [(tmp_path / f"silo-{silo}.jsonl").exists() for silo in range(4)]
+    assert paid == [False, True, True, True]
 
 
 def test_a_model_of_other_arrays_is_declined_before_it_is_paid(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from privacy.mechanisms import SiloGaussian
 from privacy.training import DataPolicy, Persons
 from strategies.distributed_dpsgd import answer_silo
 from strategies.distributed_dpsgd.requests import INVITED_FOR, GradientSum
-from strategies.distributed_dpsgd.silo import _answers, _largest_is_right
+from strategies.distributed_dpsgd.silo_sums import _answers, _largest_is_right
 from strategies.secure_aggregation.messages import KEY, protocol_record
 
 STEP = GradientSum(

@@ -14,6 +14,7 @@ from strategies.errors import BudgetError, NoUsableReplyError
 from tests.strategies.distributed_dpsgd.silos import (
     CLASSES,
     FEATURES,
+    FailsAfterTrials,
     initial,
     policy,
     silo_app,
@@ -88,10 +89,23 @@ def of_another_shape(silo: int) -> SiloTable:
 
 
 @pytest.mark.parametrize("broken", [unreadable, of_another_shape])
-def test_a_table_that_cannot_be_used_adds_noise_alone_and_shows_nowhere(
+def test_a_silo_whose_table_cannot_be_used_declines(
     tmp_path: Path, broken: Callable[[int], SiloTable]
 ) -> None:
     app = silo_app(table=lambda silo: broken(silo) if silo == 0 else table_of(silo))
+    wire = Wire(app, 4)
+    found = strategy_of(tmp_path).statistics(wire, QUERY, noise_multiplier=Z)
+    assert found.count == pytest.approx(120, abs=8 * Z * QUERY.clipping_norm * np.sqrt(3 / 2))
+    (words,) = {reply.error.reason for reply in wire.replies if reply.has_error()}
+    assert words == "this silo cannot take part; its owner finds why in its log"
+
+
+@pytest.mark.parametrize("broken", [unreadable, of_another_shape])
+def test_a_table_that_fails_after_its_trial_adds_noise_alone_and_shows_nowhere(
+    tmp_path: Path, broken: Callable[[int], SiloTable]
+) -> None:
+    failing = FailsAfterTrials(table_of, broken)
+    app = silo_app(table=lambda silo: failing(silo) if silo == 0 else table_of(silo))
     wire = Wire(app, 4)
     found = strategy_of(tmp_path).statistics(wire, QUERY, noise_multiplier=Z)
     deviation = Z * QUERY.clipping_norm * np.sqrt(4 / 2)

@@ -93,7 +93,7 @@ _ALIASES = {
 _FUNCTIONS = {name.lower(): name for name in _REMEDIES} | _ALIASES
 _ANYTHING = (
     "use Linear, Conv1d or Conv2d, average pooling, padding, Flatten, BatchNorm, Dropout, Square "
-    "or Polynomial; docs/encrypted-inference.md lists all"
+    "or Polynomial; docs/how-to/encrypted-inference.md lists all"
 )
 
 

@@ -1,4 +1,4 @@
-"""Every layer of the table in docs/encrypted-inference.md, with every option, beside PyTorch."""
+"""Every layer of the page on encrypted inference, with every option, beside PyTorch."""
 
 import warnings
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-// Computes every entry of docs/wire-vectors.json again, with the page's own modules.
+// Computes every entry of docs/reference/wire-vectors.json again, with the page's own modules.
 
 import { Packer, readLogits } from "/browser/owner/codec.js";
 import { SecretKey } from "/browser/owner/keys.js";
