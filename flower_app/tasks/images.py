@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from flower_app.errors import DataError, counted
 from flower_app.tasks.pictures import Pictures
 from flower_app.tasks.tables import Examples
+from privacy.imports import needing
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _MOST_PIXELS = 50_000_000
@@ -81,7 +82,8 @@ def read_picture(path: Path, form: Pictures) -> tuple[NDArray[np.float32], tuple
     DataError
         If it cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
+    with needing("a picture", extra="owner"):
+        from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:

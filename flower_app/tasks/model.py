@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from flower_app.models.specs import ModelSpec
 from flower_app.tasks.task import Task
+from privacy.imports import needing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,8 @@ def task_spec(task: Task) -> ModelSpec:
 
 def build_for(task: Task) -> "nn.Sequential":
     """The task's model with its first weights; raises as ``own_model``."""
-    from flower_app.models.own import own_model  # PyTorch
+    with needing("a model", extra="app"):
+        from flower_app.models.own import own_model  # PyTorch
 
     spec = task_spec(task)
     return own_model(task.model, spec.shape, spec.low, spec.high, spec.classes, task.home)
