@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.supercore import log
+from numpy.typing import NDArray
 from torch import nn
 
 from flower_app.data import Inputs
 from flower_app.encrypted.evaluation import EncryptedTest, run_encrypted_test
 from flower_app.encrypted.round import has_paid_round
 from flower_app.report import plots
+from flower_app.report.classes import confusion
+from flower_app.report.compared import compared_run
+from flower_app.report.page_pictures import Picture
 from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines
@@ -22,7 +26,8 @@ from flower_app.report.silo_metrics import silo_metrics
 from flower_app.report.software import software
 from flower_app.report.task_metrics import task_metrics
 from flower_app.settings import Settings
-from flower_app.training.progress import ProgressLogger, accuracy
+from flower_app.shared.evaluation import run_shared_test
+from flower_app.training.progress import ProgressLogger, predicted
 from flower_app.training.resumption import other_software_at_start, write_final_settings
 from flower_app.training.work import partitions_of, spec_of
 from privacy.accounting import read_ledger
@@ -42,28 +47,25 @@ def finish(
     started: float,
     training_seconds: float,
 ) -> None:
-    """Test the model, once in the clear and once under encryption, and write all results."""
+    """Test the model, once in the clear and once without seeing images, and write all results."""
     report, paid = result.privacy, read_ledger(ledger)
     if report is None:
         raise RuntimeError("the strategy returned no privacy report")
     model.load_state_dict(result.arrays.to_torch_state_dict())
     dataset = inputs.dataset
     test_inputs = inputs.test()
-    test_accuracy = accuracy(
-        model, torch.from_numpy(test_inputs), torch.tensor(dataset.test.labels)
-    )
+    answers = predicted(model, torch.from_numpy(test_inputs)).numpy()
+    labels = np.asarray(dataset.test.labels)
     encrypted = None
     encrypted_started = time.perf_counter()
     if settings.encrypted_test_images:
         count = min(settings.encrypted_test_images, len(dataset.test))
-        log(INFO, "Asking %d encrypted questions ...", count)
-        encrypted = run_encrypted_test(
+        encrypted = _asked(
+            settings,
             model,
             folder.file("model.safetensors"),
-            spec_of(settings),
             test_inputs[:count],
             np.asarray(dataset.test.labels[:count]),
-            notify=lambda line: log(INFO, line),
         )
     now = time.perf_counter()
     metrics: dict[str, Any] = {
@@ -75,9 +77,16 @@ def finish(
         "model": settings.model,
         "deployed": settings.deployed,
         "task": task_metrics(settings),
+        "about": {
+            "controller": settings.controller,
+            "contact": settings.contact,
+            "purpose": settings.purpose,
+        },
         "accuracy": {
             "validation": list(progress.accuracy.values())[-1] if progress.accuracy else None,
-            "test": test_accuracy,
+            "test": float((answers == labels).mean()),
+            "confusion": confusion(answers, labels, names=_class_names(settings)),
+            "compared": compared_run(settings),
             "validation_by_round": progress.accuracy,
             # What silos released of tests on their own records; since the resumption, if any.
             "silos": {
@@ -97,14 +106,38 @@ def finish(
             "encrypted": now - encrypted_started,
         },
     }
-    noise = metrics["privacy"]["record_level"].get("noise_of_average", {})
-    pictures = _draw(settings, folder, inputs, report, progress, encrypted, noise)
+    pictures = _draw(settings, folder, inputs, report, progress, encrypted)
     config = write_final_settings(settings, folder)
     write_report(folder, metrics, config, pictures)
     folder.finish(metrics)
     folder.become_latest()
     for line in closing_lines(folder.path):
         log(INFO, line)
+
+
+def _class_names(settings: Settings) -> list[str]:
+    spec = spec_of(settings)
+    return list(spec.class_names) or [str(label) for label in range(spec.classes)]
+
+
+def _asked(
+    settings: Settings,
+    model: nn.Sequential,
+    weights: Path,
+    inputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> EncryptedTest:
+    """The test under encryption, or in shares."""
+
+    def notify(line: str) -> None:
+        log(INFO, line)
+
+    spec = spec_of(settings)
+    if settings.encrypted_backend == "shared":
+        notify(f"Asking {len(inputs)} questions in shares ...")
+        return run_shared_test(model, spec, inputs, labels, notify=notify)
+    notify(f"Asking {len(inputs)} encrypted questions ...")
+    return run_encrypted_test(model, weights, spec, inputs, labels, notify=notify)
 
 
 def _draw(
@@ -114,17 +147,13 @@ def _draw(
     report: PrivacyReport,
     progress: ProgressLogger,
     encrypted: EncryptedTest | None,
-    noise: dict[str, float],
-) -> dict[str, Path]:
-    """Draw the run's pictures; their captions are the keys.
-
-    ``noise`` is that on a step's average by who could add it, of a run over silos.
-    """
-    pictures: dict[str, Path] = {}
+) -> dict[str, Picture]:
+    """Draw the run's pictures, by name."""
+    pictures: dict[str, Picture] = {}
 
     def picture(name: str, caption: str) -> Path:
-        pictures[caption] = folder.file(name)
-        return pictures[caption]
+        pictures[name] = Picture(folder.file(f"{name}.png"), caption)
+        return pictures[name].path
 
     silos = settings.has_silos
     rounds = {number: value for number, value in progress.accuracy.items() if number > 0}
@@ -136,17 +165,16 @@ def _draw(
         tested = "test data, which ε does not cover"
     if rounds:
         plots.plot_training(
-            picture("training.png", f"Accuracy on {tested}, and ε"),
+            picture(
+                "training",
+                f"Above, accuracy on {tested}; below, ε so far, and its limit (dashed).",
+            ),
             accuracy=rounds,
             epsilon=report.epsilon_by_round,
             budget=settings.epsilon,
             delta=report.delta,
             unit="record" if silos else "client",
             played="step" if silos else "round",
-        )
-    if noise:
-        plots.plot_noise_shares(
-            picture("noise.png", "The noise on a step's average, by who could add it"), noise=noise
         )
     scale = report.sampling_rate * (settings.total_weight or report.population)
     released = {number: norm * scale for number, norm in progress.update_norms.items()}
@@ -160,13 +188,18 @@ def _draw(
     if released:
         parameters = sum(p.numel() for p in progress.model.parameters())
         plots.plot_noise(
-            picture("noise.png", "The norm of the clients' sum, and of its noise"),
+            picture("noise", "The length of the noise on each round's sum, and of the sum itself."),
             released=released,
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
     if encrypted is not None and not settings.task:
+        caption = (
+            "Images that neither worker saw, and their answers"
+            if settings.encrypted_backend == "shared"
+            else "Images the evaluator never saw, and the answers it gave"
+        )
         plots.plot_encrypted(
-            picture("encrypted.png", "Images the evaluator never saw, and the answers it gave"),
+            picture("encrypted", f"{caption}; wrong ones are red and come first."),
             images=inputs.dataset.test.images[: len(encrypted.answers)],
             labels=encrypted.labels,
             answers=encrypted.answers,
@@ -176,7 +209,9 @@ def _draw(
         partitions = partitions_of(settings, inputs.dataset, holders)
         spec, task = spec_of(settings), settings.own_task
         plots.plot_holdings(
-            picture("holdings.png", "Simulation: not private. Who holds what"),
+            picture(
+                "holdings", "Simulation: not private. The labels of what each of the first holds."
+            ),
             counts=plots.label_counts(
                 partitions, np.asarray(inputs.dataset.train.labels), spec.classes
             ),

@@ -16,11 +16,13 @@ from flower_app.models.specs import MODELS, RECIPES
 from privacy.accounting import (
     Budget,
     CyclicGroups,
+    Event,
     Full,
     GaussianRelease,
     Poisson,
     calibrate_noise_multiplier,
     epsilon,
+    without_amplification,
 )
 from privacy.correlated_noise import MinSeparation, banded_coefficients, relative_error
 
@@ -47,11 +49,12 @@ class Question:
 
 @dataclass(frozen=True)
 class OwnModel:
-    """A model of the user's: so many ``arrays`` and ``parameters``, and its server's momentum."""
+    """A model of the user's: so many ``arrays`` and ``parameters``, and its momentum and S."""
 
     arrays: int
     parameters: int
     server_momentum: float
+    clipping_norm: float
 
     @property
     def message_bytes(self) -> int:
@@ -97,11 +100,13 @@ def options(
     *,
     rates: Sequence[float],
     rounds: Sequence[int],
+    spent: Sequence[Event] = (),
     own: OwnModel | None = None,
 ) -> Iterator[Option]:
     """Work out every combination of sampling rate and number of rounds, one after another.
 
-    ``own`` has the figures of a model that is not the app's.
+    ``spent`` is what the clients' ledger has, from the same budget; ``own`` has the figures of a
+    model that is not the app's.
     """
     size = own.message_bytes if own else message_bytes(question.model)
     for count in rounds:
@@ -109,7 +114,7 @@ def options(
             cohort = rate * question.population
             try:
                 z: float | None = calibrate_noise_multiplier(
-                    sampling=Poisson(rate), rounds=count, budget=question.budget
+                    sampling=Poisson(rate), rounds=count, budget=question.budget, spent=spent
                 )
             except ValueError:
                 z = None
@@ -120,7 +125,7 @@ def options(
                 cohort=cohort,
                 epsilon_without_amplification=None
                 if z is None
-                else _without_amplification(z, count, question.budget.delta),
+                else _without_amplification(z, count, question.budget.delta, spent),
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
@@ -133,6 +138,7 @@ def options_in_turns(
     *,
     rates: Sequence[float],
     rounds: Sequence[int],
+    spent: Sequence[Event] = (),
     own: OwnModel | None = None,
 ) -> Iterator[Option]:
     """As :func:`options` with correlated noise, where each of b groups is asked in turn: q = 1/b.
@@ -148,7 +154,7 @@ def options_in_turns(
             turns, cohort = groups.participations(count), question.population / groups.groups
             try:
                 z: float | None = calibrate_noise_multiplier(
-                    sampling=Full(), rounds=turns, budget=question.budget
+                    sampling=Full(), rounds=turns, budget=question.budget, spent=spent
                 )
             except ValueError:
                 z = None
@@ -165,7 +171,7 @@ def options_in_turns(
                 cohort=cohort,
                 epsilon_without_amplification=None
                 if z is None
-                else _without_amplification(z, turns, question.budget.delta),
+                else _without_amplification(z, turns, question.budget.delta, spent),
                 noise_share=None if z is None else z * left / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * turns,
@@ -185,9 +191,12 @@ def expected_accuracy(
     )
 
 
-def _without_amplification(z: float, rounds: int, delta: float) -> float | None:
-    spent = epsilon({GaussianRelease(z, Full()): rounds}, delta=delta)
-    return spent if math.isfinite(spent) else None
+def _without_amplification(
+    z: float, rounds: int, delta: float, spent: Sequence[Event]
+) -> float | None:
+    before = map(without_amplification, spent)
+    total = epsilon([*before, *[GaussianRelease(z, Full())] * rounds], delta=delta)
+    return total if math.isfinite(total) else None
 
 
 def message_bytes(model: str) -> int:

@@ -59,16 +59,23 @@ class SiloOption:
 
 
 def silo_options(
-    question: SiloQuestion, *, rates: Sequence[float], steps: Sequence[int]
+    question: SiloQuestion,
+    *,
+    rates: Sequence[float],
+    steps: Sequence[int],
+    spent: Sequence[Event] = (),
 ) -> Iterator[SiloOption]:
-    """Work out every combination of sampling rate and number of steps, one after another."""
+    """Work out every combination of sampling rate and number of steps, one after another.
+
+    ``spent`` is what the silos' ledger has, from the same budget.
+    """
     silos = question.silos
     parameters = question.parameters or MODELS[question.model].parameters
     mechanism = SiloGaussian(silos.min_silos, silos.colluders)
     for count in steps:
         for rate in rates:
             batch = rate * question.persons
-            z = _noise(question.budget, mechanism, parameters, rate, count)
+            z = _noise(question.budget, mechanism, parameters, rate, count, spent)
             if z is None:
                 yield SiloOption(rate, count, None, batch, None, None, None, None)
                 continue
@@ -96,7 +103,12 @@ def expected_accuracy(question: SiloQuestion, table: Sequence[MeasuredSilos]) ->
 
 
 def _noise(
-    budget: Budget, mechanism: SiloGaussian, parameters: int, rate: float, steps: int
+    budget: Budget,
+    mechanism: SiloGaussian,
+    parameters: int,
+    rate: float,
+    steps: int,
+    spent: Sequence[Event],
 ) -> float | None:
     sampling = Poisson(rate)
 
@@ -105,7 +117,7 @@ def _noise(
 
     try:
         return calibrate_noise_multiplier(
-            sampling=sampling, rounds=steps, budget=budget, release=release
+            sampling=sampling, rounds=steps, budget=budget, release=release, spent=spent
         )
     except ValueError:
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from platformdirs import user_data_path
 
 from flower_app.commands.own_questions import Question, find_questions, own_questions
@@ -42,7 +43,12 @@ def add_command(commands: Any) -> None:
         "answers here. Prints the class of each. The secret key is kept in a file, encrypted under "
         f"a passphrase, which is asked for or taken from {_PASSPHRASE}.",
     )
-    parser.add_argument("url", metavar="URL", help="of the service, https://host:port")
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        help="of the service, https://host:port; with --shared, alice's and bob's host:port with "
+        "a comma between them",
+    )
     parser.add_argument(
         "images",
         type=Path,
@@ -63,6 +69,12 @@ def add_command(commands: Any) -> None:
         help="how pictures of another size are brought to 28 by 28: the drawing is cut out and "
         "centred as MNIST's digits are (digit, the default), all of it is scaled (whole, for "
         "garments), or they are refused and pixels are taken as they are (exact)",
+    )
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        metavar="FOLDER",
+        help="ask two workers in shares, with the data owner's folder from `provider begin`",
     )
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust, PEM")
     parser.add_argument(
@@ -97,6 +109,8 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.top is not None and options.top < 1:
         raise AskError(f"--top is {options.top}; give 1 or more classes")
+    if options.shared is not None:
+        return _ask_workers(options)
     if options.one_time_keys and options.keys is not None:
         raise AskError("--one-time-keys contradicts --keys; give one of them")
     if options.url.lower().startswith("http://") and not options.insecure_no_tls:
@@ -136,7 +150,7 @@ def run(options: argparse.Namespace) -> int:
                 questions = (
                     own_questions(files, task, notify=_notify)
                     if task
-                    else _all_images(files, options.fit, spec)
+                    else _encoded(_all_images(files, options.fit), spec)
                 )
                 failed = _ask_all(session, plan, questions, len(files), as_json=options.json)
                 return 1 if failed or missing else 0
@@ -149,6 +163,37 @@ def run(options: argparse.Namespace) -> int:
             raise AskError(str(error)) from error
         except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
             raise AskError(str(error)) from error
+
+
+def _ask_workers(options: argparse.Namespace) -> int:
+    """Ask in shares; options that belong to a service are refused."""
+    named = {
+        "--ca": options.ca,
+        "--token-file": options.token_file,
+        "--keys": options.keys,
+        "--task": options.task,
+    }
+    switches = {
+        "--one-time-keys": options.one_time_keys,
+        "--insecure-no-tls": options.insecure_no_tls,
+    }
+    strange = [name for name, value in (named | switches).items() if value]
+    if strange:
+        raise AskError(f"{strange[0]} is for a service; --shared takes all from its folder")
+    from flower_app.commands.ask_shared import ask_workers
+
+    files, missing = _files(options.images, None)
+    if not files:
+        return 1
+    failed = ask_workers(
+        options.url,
+        options.shared,
+        _all_images(files, options.fit),
+        len(files),
+        top=options.top,
+        as_json=options.json,
+    )
+    return 1 if failed or missing else 0
 
 
 def accepted_plan(text: str, task: Task | None = None) -> tuple[Plan, ModelSpec]:
@@ -242,18 +287,26 @@ _OF_ONE_IMAGE = {"evaluator-failed", "too-slow"}
 """Refusals after which the next image may well be answered."""
 
 
-def _all_images(files: list[Path], fit: Fit, spec: ModelSpec) -> Iterator[Question]:
-    """Each image's inputs with its file's number and its own name; or why there are none."""
+Image = NDArray[np.uint8] | DataError
+
+
+def _all_images(files: list[Path], fit: Fit) -> Iterator[tuple[int, str, Image]]:
+    """Each image with its file's number and its own name, or the reason why a file has none."""
     for number, file in enumerate(files, 1):
         try:
             for name, image in read_images(file, fit=fit, notify=_notify):
-                # One at a time: its public features are computed here, in the clear.
-                if isinstance(image, DataError):
-                    yield number, name, image
-                else:
-                    yield number, name, encode(image[None], spec.kind)[0]
+                yield number, name, image
         except DataError as error:
             yield number, file.name, error
+
+
+def _encoded(images: Iterator[tuple[int, str, Image]], spec: ModelSpec) -> Iterator[Question]:
+    """Each image as the model sees it, one at a time: its public features are computed here."""
+    for number, name, image in images:
+        if isinstance(image, DataError):
+            yield number, name, image
+        else:
+            yield number, name, encode(image[None], spec.kind)[0]
 
 
 def _token(path: Path | None) -> str | None:

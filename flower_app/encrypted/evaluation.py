@@ -27,11 +27,15 @@ class EncryptedTest:
     answers: Sequence[int]
 
 
-def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
+def check_model_can_be_encrypted(
+    model: nn.Sequential,
+    spec: ModelSpec,
+    compile_it: Callable[[nn.Sequential, ModelSpec], object] = compile_app_model,
+) -> None:
     """Refuse, before training, a model that could not be evaluated afterwards.
 
     A layer that begins at zero gets torch's usual first weights here: the model then distinguishes
-    inputs, as it will when it is trained.
+    inputs, as it will when it is trained. ``compile_it`` is the backend's.
 
     Raises
     ------
@@ -45,12 +49,23 @@ def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
             if isinstance(layer, nn.Linear | nn.Conv2d) and not layer.weight.any():
                 layer.reset_parameters()
     try:
-        compile_app_model(copied, spec)
+        compile_it(copied, spec)
     except ValueError as error:
         raise SettingError(
             f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "
-            "another model, or set encrypted-test-images = 0"
+            "another model, or set encrypted-backend = 'shared', or encrypted-test-images = 0"
         ) from error
+
+
+def wrong_answers(
+    answers: npt.NDArray[np.int64],
+    in_the_clear: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+) -> dict[str, int]:
+    """How many answers are wrong, and how many of these the plain model answers as wrongly."""
+    wrong = answers != labels
+    same = int((wrong & (answers == in_the_clear)).sum())
+    return {"wrong": int(wrong.sum()), "wrong_as_in_the_clear": same}
 
 
 def run_encrypted_test(
@@ -93,6 +108,7 @@ def run_encrypted_test(
                 notify(f"Asked {i + 1} of {len(inputs)}")
     decrypted = np.concatenate(logits)
     answers, errors = decide(decrypted), np.abs(decrypted - plain)
+    in_the_clear = decide(plain)
     beyond = int((errors.max(axis=1) > 2.0**plan.error_bits).sum())
     if beyond:
         notify(
@@ -101,9 +117,11 @@ def run_encrypted_test(
         )
     return EncryptedTest(
         metrics={
+            "backend": "ckks",
             "images": len(inputs),
-            "agreement": float((answers == decide(plain)).mean()),
+            "agreement": float((answers == in_the_clear).mean()),
             "accuracy": float((answers == labels).mean()),
+            **wrong_answers(answers, in_the_clear, labels),
             "max_logit_error": float(errors.max()),
             "ms_per_image": 1000 * statistics.median(seconds),
             "query_bytes": max(query for query, _ in sizes),

@@ -15,7 +15,8 @@ class ModelSpec:
     what their task says: an array of ``shape`` with every value from ``low`` to ``high`` whatever
     the example (for a vector also one end for each feature). It gives ``classes`` logits, called
     ``class_names`` where they have names, and ``feature_names`` are those of a user's table. Its
-    layers have ``parameters``, in all; 0 where the model must be made to count them.
+    layers have ``parameters``, in all; 0 where the model must be made to count them. Its logits are
+    polynomials of the inputs where ``in_ckks``; shares take the others as well.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ModelSpec:
     high: float | tuple[float, ...]
     parameters: int = 0
     classes: int = 10
+    in_ckks: bool = True
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
 
@@ -33,6 +35,7 @@ MODELS: Mapping[str, ModelSpec] = {
     "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH, 3_920),
     "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0, 50_890),
     "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0, 17_298),
+    "relu-cnn": ModelSpec("relu-cnn", "pixels", (1, 28, 28), 0.0, 1.0, 17_298, in_ckks=False),
 }
 
 
@@ -56,6 +59,7 @@ RECIPES: Mapping[str, Recipe] = {
     "hog-linear": Recipe(75, 0.02, 40.0, 0.9, 1.0, 1, 1.0),
     "mlp": Recipe(100, 0.005, 12.0, 0.9, 1.0, 1, 10.0),
     "cnn": Recipe(100, 0.005, 6.0, 0.9, 1.0, 1, 0.2),
+    "relu-cnn": Recipe(100, 0.005, 6.0, 0.9, 1.0, 1, 0.2),
 }
 
 
@@ -77,6 +81,7 @@ SILO_RECIPES: Mapping[str, SiloRecipe] = {
     "hog-linear": SiloRecipe(250, 0.02, 0.5, 20.0, 0.9),
     "mlp": SiloRecipe(250, 0.02, 0.2, 2.0, 0.9),
     "cnn": SiloRecipe(250, 0.02, 0.2, 4.0, 0.9),
+    "relu-cnn": SiloRecipe(250, 0.02, 0.2, 4.0, 0.9),
 }
 
 OWN_RECIPES: Mapping[str, Recipe] = {

@@ -104,7 +104,7 @@ class ResultsFolder:
         save_file(tensors, self.path / "model.safetensors")
 
     def _level_times(self) -> None:
-        files = [path for path in self.path.iterdir() if path.is_file()]
+        files = [path for path in self.path.rglob("*") if path.is_file()]
         first = min((path.stat().st_mtime_ns for path in files), default=0)
         for path in files:
             os.utime(path, ns=(first, first))
@@ -166,11 +166,14 @@ def closing_lines(folder: Path) -> list[str]:
         else f"ε = {spent:.4f} of {allowed:g} at δ = {level['delta']:g}, {unit}-level",
     ]
     if encrypted is not None:
+        shared = encrypted.get("backend") == "shared"
         lines.append(
-            f"Encrypted inference: {counted(encrypted['images'], *things)}, "
+            f"{'Inference in shares' if shared else 'Encrypted inference'}: "
+            f"{counted(encrypted['images'], *things)}, "
             f"{100 * encrypted['accuracy']:.2f} % right, "
             f"{100 * encrypted['agreement']:.2f} % as in the clear, "
-            f"{encrypted['ms_per_image']:.1f} ms {one}, {encrypted['security_bits']} bits"
+            f"{encrypted['ms_per_image']:.1f} ms {one}, "
+            + ("two workers" if shared else f"{encrypted['security_bits']} bits")
         )
     return [*lines, f"Results: {folder}", where_to_look(folder)]
 

@@ -1,4 +1,4 @@
-"""A task of the user's in ``metrics.json``: who, what and why."""
+"""A task of the user's in ``metrics.json``: what it sees and answers."""
 
 from typing import Any
 
@@ -12,8 +12,6 @@ def task_metrics(settings: Settings) -> dict[str, Any] | None:
         return None
     return {
         "name": task.name,
-        "controller": task.controller or None,
-        "purpose": task.purpose or None,
         "things": list(task.things),
         "inputs": [column.name for column in task.columns]
         or [f"pictures of {task.pictures.side} by {task.pictures.side}" if task.pictures else ""],

@@ -120,6 +120,8 @@ class Task:
         """The settings of a run that stand in the task, by the fields' names."""
         common: dict[str, Any] = {"dataset": self.name, "model": self.model, "mode": self.mode}
         common |= {"epsilon": self.epsilon, "delta": self.delta}
+        for name, value in (("controller", self.controller), ("purpose", self.purpose)):
+            common |= {name: value} if value else {}
         if self.mode == "silos":
             return common | {
                 "silos": self.silos,

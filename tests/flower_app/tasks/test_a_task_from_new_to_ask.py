@@ -58,7 +58,7 @@ def test_the_run_learns_and_its_report_says_who_and_why(run: Run, task: Path) ->
         "Nobody: these data are made up",
         "no visit, a visit",
         "to evaluate one encrypted row",
-        "those of the clients that were kept for testing",
+        "those kept for testing in this simulation",
     ):
         assert words in " ".join(page.split())
     assert (run.folder / "task.toml").read_text() == task.read_text()

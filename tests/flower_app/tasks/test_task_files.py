@@ -69,6 +69,8 @@ def test_a_task_is_read(tmp_path: Path) -> None:
         "mode": "clients",
         "epsilon": 2.0,
         "delta": 1e-3,
+        "controller": "A clinic",
+        "purpose": "who will need a doctor",
     }
 
 
