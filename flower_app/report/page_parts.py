@@ -75,7 +75,8 @@ ABOUT = """<h2 id="about">Who, what and why</h2>
 ACCURACY = """<h2 id="accuracy">Accuracy, and what privacy cost of it</h2>
 <p>{{ percent(m.accuracy.test) }} of the {{ n(tested_on) ~ " " if tested_on }}test {{ things }} of
 the data set{{ "" if task else ", which are public" }}, are classified right{%
-if commonest is not none %}; always answering the commonest class is right for {{ percent(commonest) }}{% endif %}.
+if commonest is not none %}; always answering the commonest class
+is right for {{ percent(commonest) }}{% endif %}.
 {% if compared %}An otherwise like run with {{ compared.noise }} reached
 <strong>{{ percent(compared.accuracy) }}</strong>: {{ compared.verdict }}{% else %}No other run was
 named to compare it with, so what privacy cost of the accuracy is not known here
