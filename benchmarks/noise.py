@@ -1,8 +1,11 @@
 """Noise a million parameters at a time: ours against numpy's generator, which is not secure."""
 
+import time
+
 import numpy as np
 
 from benchmarks.harness import Log, Row, Spread, interleave
+from privacy.correlated_noise import BandedMF, CorrelatedNoise
 from privacy.mechanisms import (
     SystemRandomness,
     add_discrete_gaussian,
@@ -57,9 +60,43 @@ def run(*, quick: bool, log: Log) -> list[Row]:
         ("rounded exactly, sigma 2^30", "wide", "numpy rounded", rounded),
         ("discrete exactly, sigma 2^13", "discrete", "numpy rounded", rounded),
     ]
-    return [
+    rows = [
         Row(case, "time a million parameters", "s", times[ours], times[peer], peer_name)
         for case, ours, peer, peer_name in cases
+    ]
+    for size in (_MILLION,) if quick else (_MILLION, 10 * _MILLION):
+        for bands in (10,) if quick else (10, 100):
+            log(f"correlated noise, {size:,} parameters, {bands} bands")
+            rows += correlated(size, bands, repetitions=1 if quick else 5)
+    return rows
+
+
+def correlated(size: int, bands: int, *, repetitions: int) -> list[Row]:
+    """A round's row of correlated noise and the past it takes back, beside independent noise."""
+    factor = BandedMF(bands).factor(rounds=10 * bands, momentum=0.9)
+    noise = CorrelatedNoise(factor, sigma=2.0**23, size=size)
+    # Any rows do, and to draw them would take minutes.
+    filler = np.random.default_rng(0)
+    noise._past.extend(
+        filler.integers(-(2**25), 2**25, size, dtype=np.int32) for _ in range(bands - 1)
+    )
+    whole, randomness = np.zeros(size, dtype=np.int64), SystemRandomness()
+    times = interleave(
+        {
+            "correlated": lambda: noise.draw(randomness.bytes(32)),
+            "independent": lambda: add_rounded_gaussian(
+                whole, sigma=2.0**23, randomness=randomness
+            ),
+        },
+        repetitions=repetitions,
+        clock=time.process_time,
+    )
+    case = f"correlated over {bands} rounds, {size // _MILLION} M parameters"
+    held = sum(row.nbytes for row in noise._past if row is not None) / 1e6
+    peer = "independent noise, rounded exactly"
+    return [
+        Row(case, "time a round", "s", times["correlated"], times["independent"], peer),
+        Row(case, "past noise in memory", "MB", Spread.of([held])),
     ]
 
 

@@ -25,10 +25,12 @@ from privacy.accounting import (
     AdditiveDelta,
     Adjacency,
     Budget,
+    CyclicGroups,
     DiscreteGaussianSum,
     FixedSize,
     Full,
     GaussianRelease,
+    GroupRelease,
     LedgerText,
     Poisson,
     Repeated,
@@ -45,12 +47,24 @@ from privacy.accounting import (
 )
 from privacy.audit import (
     audit,
+    correlated_noise_p_values,
     epsilon_lower_bound,
     judge,
     match_gradient,
     one_hot_records,
     p_value,
     poisson_cohort_p_value,
+    separation_p_value,
+)
+from privacy.correlated_noise import (
+    BandedMF,
+    Factor,
+    MinSeparation,
+    banded_coefficients,
+    relative_error,
+    sensitivity,
+    square_root,
+    workload,
 )
 from privacy.inference import (
     ClassOnly,
@@ -74,6 +88,7 @@ from privacy.mechanisms import (
     add_rounded_gaussian,
     centred_binomial,
     lattice_radius,
+    round_with_gaussian,
     ternary,
 )
 from privacy.secure_aggregation import (
@@ -126,8 +141,7 @@ Named = Mapping[str, Any]
 PACKAGES = (
     *(f"privacy.{name}" for name in ("accounting", "audit", "inference", "inference_service")),
     *(f"privacy.{name}" for name in ("mechanisms", "secure_aggregation", "shared_inference")),
-    "privacy.statistics",
-    "privacy.training",
+    *("privacy.correlated_noise", "privacy.statistics", "privacy.training"),
     *("strategies", "strategies.encrypted_round", "strategies.secure_aggregation"),
 )
 
@@ -156,6 +170,11 @@ SETTINGS: dict[type, dict[str, Any]] = {
     Budget: {"epsilon": 3.0, "delta": 0.25},
     AdditiveDelta: {"delta": 0.25},
     DiscreteGaussianSum: {**SUM, "sampling": Full()},
+    BandedMF: {"bands": 4, "radius": 64},
+    CyclicGroups: {"groups": 4, "rate": 0.5},
+    Factor: {"numerators": (1 << 16, 5, 3)},
+    GroupRelease: {"release": RELEASE, "instance": "a", "row": 3, "groups": 2},
+    MinSeparation: {"rounds": 4, "at_most": 2},
     FixedSize: {"cohort": 5, "population": 10},
     GaussianRelease: {"noise_multiplier": 2.0, "sampling": Full()},
     Poisson: {"rate": 0.5},
@@ -209,7 +228,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
 # Made by the library, from numbers that are its own.
 RESULTS = {
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
-    *("Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
+    *("NoiseInstance", "Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
     *("ReplacementReport", "SharedModel", "Provision", "Question", "Statistics"),
 }
@@ -301,6 +320,26 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "large_delta": (large_delta, {"delta": 0.25, "population": 10}),
     "plan_round": (partial(plan_round, adversary=Adversary()), PLAN),
     "lattice_radius": (lattice_radius, {"parameters": 10}),
+    "round_with_gaussian": (noise(round_with_gaussian, np.int64), {"bits": 4, "sigma": 2.0}),
+    "workload": (lambda **given: workload(**given).tolist(), {"rounds": 4, "momentum": 0.5}),
+    "square_root": (lambda terms: square_root([1.0, 2.0], terms).tolist(), {"terms": 3}),
+    "banded_coefficients": (
+        lambda **given: banded_coefficients(**given).tolist(),
+        {"bands": 2, "rounds": 5, "momentum": 0.5},
+    ),
+    "relative_error": (
+        partial(relative_error, [1.0, 0.5], participation=MinSeparation(2)),
+        {"rounds": 6, "momentum": 0.5},
+    ),
+    "sensitivity": (
+        partial(sensitivity, [1.0, 0.5], participation=MinSeparation(2)),
+        {"rounds": 6},
+    ),
+    "correlated_noise_p_values": (
+        partial(correlated_noise_p_values, np.eye(3), [1.0, 0.5]),
+        {"sigma": 2.0},
+    ),
+    "separation_p_value": (partial(separation_p_value, [{1}, {2}]), {"separation": 2}),
     "add_gaussian": (noise(add_gaussian, np.float64), {"sigma": 2.0}),
     "add_rounded_gaussian": (noise(add_rounded_gaussian, np.int64), {"sigma": 2.0}),
     "add_discrete_gaussian": (noise(add_discrete_gaussian, np.int64), {"variance": 4.0}),

@@ -7,9 +7,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import _pictures
-from benchmarks.utility.cells import CELLS, Cell
+from benchmarks.utility.cells import AMPLIFIED, BANDED, CELLS, INDEPENDENT, TURNS, Cell
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+TURNS_BEGIN, TURNS_END = "<!-- in turns: begin -->", "<!-- in turns: end -->"
 MODELS = {"hog-linear": ("#2a6fdb", "o"), "cnn": ("#e8833a", "s")}
 
 Figures = dict[str, dict[str, dict[str, Any]]]
@@ -35,6 +36,41 @@ def table(cells: Figures) -> str:
     if missing:
         lines += ["", "Not run: " + "; ".join(missing) + "."]
     return "\n".join(lines)
+
+
+def turns_table(cells: Figures) -> str:
+    """A Markdown table of accuracies with and without secret cohorts, a line for each ε."""
+    arms = (INDEPENDENT, BANDED, "disjoint", AMPLIFIED)
+    lines = [
+        "| model | ε | no secret: independent noise | no secret: banded | secret: Poisson "
+        "| secret: banded, drawn within groups |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model in MODELS:
+        for epsilon in (8.0, 3.0, 2.0, 1.0):
+            those = [
+                next(
+                    (
+                        cell
+                        for cell in CELLS + TURNS
+                        if (cell.protocol, cell.model, cell.budget.epsilon) == (arm, model, epsilon)
+                    ),
+                    None,
+                )
+                for arm in arms
+            ]
+            shown = [_accuracy(cells.get(cell.case)) if cell else "" for cell in those]
+            if shown[0] or shown[1]:
+                lines.append("| " + " | ".join([model, f"{epsilon:g}", *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _accuracy(row: dict[str, dict[str, Any]] | None) -> str:
+    if row is None:
+        return ""
+    spread = row["test accuracy"]["ours_spread"]
+    z = row["noise multiplier"]["ours"]
+    return f"{spread['median']:.4f} ({spread['low']:.4f} to {spread['high']:.4f}), z = {z:.3f}"
 
 
 def _line(cell: Cell, row: dict[str, dict[str, Any]]) -> str:
@@ -96,9 +132,12 @@ def _lines(axes: Any, cells: Figures, protocol: str) -> None:
 
 
 def fill(page: Path, document: Mapping[str, Any]) -> None:
-    """Put the table between the page's two markers."""
+    """Put the tables between the page's markers."""
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
     picture = "![Accuracy against clients and against ε](../results/utility.png)"
     middle = f"{table(figures(document))}\n\n{picture}"
-    page.write_text(f"{before}{BEGIN}\n\n{middle}\n\n{END}{after}")
+    after, rest = after.split(TURNS_BEGIN)
+    last = rest.split(TURNS_END)[1]
+    turns = f"{TURNS_BEGIN}\n\n{turns_table(figures(document))}\n\n{TURNS_END}"
+    page.write_text(f"{before}{BEGIN}\n\n{middle}\n\n{END}{after}{turns}{last}")

@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from privacy.arguments import number, whole
+
 LESS = "noise: there is less of it than its factor and the ledger claim"
 FACTOR = "factor: noise of different rounds does not go together as the claimed factor says"
 REUSED = "reused noise: two rounds were given the same noise"
@@ -42,7 +44,7 @@ def correlated_noise_p_values(
     white = x.copy()
     for back in range(1, min(len(c), len(x))):
         white[back:] += c[back] * x[:-back]
-    white /= sigma
+    white /= number("sigma", sigma, above=0)
     count, size = white.shape
     squares = np.square(white).sum()
     gram = white @ white.T
@@ -70,9 +72,10 @@ def separation_p_value(cohorts: list[set[int]], *, separation: int) -> float:
     separation : int
         How many rounds lie between two times at least.
     """
+    separation = whole("separation", separation, least=1, most=10**9)
     last: dict[int, int] = {}
-    for number, cohort in enumerate(cohorts):
-        if any(number - last[node] < separation for node in cohort if node in last):
+    for place, cohort in enumerate(cohorts):
+        if any(place - last[node] < separation for node in cohort if node in last):
             return 0.0
-        last |= dict.fromkeys(cohort, number)
+        last |= dict.fromkeys(cohort, place)
     return 1.0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.arguments import number, whole
-from privacy.correlated_noise.participation import MinSeparation, sensitivity
+from privacy.correlated_noise.participation import MOST_ROUNDS, MinSeparation, sensitivity
 
 Vector = NDArray[np.float64]
 Iterates = Literal["mean", "last"]
@@ -32,7 +32,7 @@ def workload(rounds: int, *, momentum: float = 0.0) -> Vector:
     -------
     array of float, (T,)
     """
-    rounds = whole("rounds", rounds, least=1)
+    rounds = whole("rounds", rounds, least=1, most=MOST_ROUNDS)
     momentum = number("momentum", momentum, least=0, below=1)
     return np.cumsum(momentum ** np.arange(rounds))
 
@@ -42,6 +42,7 @@ def square_root(series: ArrayLike, terms: int) -> Vector:
 
     Cut to b terms it is nearly the best of all b-banded matrices.
     """
+    terms = whole("terms", terms, least=1, most=MOST_ROUNDS)
     a = np.asarray(series, dtype=np.float64)
     a = a / a[0]
     root = np.zeros(terms)
@@ -78,6 +79,7 @@ def relative_error(
         Below 1: better than independent noise.
     """
     a = workload(rounds, momentum=momentum)
+    rounds = len(a)
     c = np.asarray(coefficients, dtype=np.float64)
     weights = _weights(rounds, iterates)
     alone = sensitivity([1.0], rounds=rounds, participation=participation)
@@ -105,9 +107,9 @@ def banded_coefficients(bands: int, *, rounds: int, momentum: float = 0.0) -> Ve
     array of float, (b,)
         It begins with 1.
     """
-    rounds = whole("rounds", rounds, least=1)
-    bands = min(whole("bands", bands, least=1), rounds)
     a = workload(rounds, momentum=momentum)
+    rounds = len(a)
+    bands = min(whole("bands", bands, least=1, most=MOST_ROUNDS), rounds)
     start = square_root(a, bands)
     if bands == 1:
         return start

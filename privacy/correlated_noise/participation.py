@@ -6,9 +6,10 @@ from math import inf, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.arguments import whole
+from privacy.arguments import convert, whole
 
 Vector = NDArray[np.float64]
+MOST_ROUNDS = 10**6  # more have no use for coefficients, and take their room
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class MinSeparation:
     at_most: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rounds", whole("rounds", self.rounds, least=1))
+        convert(self, "rounds", whole, least=1)
         if self.at_most is not None:
-            object.__setattr__(self, "at_most", whole("at_most", self.at_most, least=1))
+            convert(self, "at_most", whole, least=1)
 
     def participations(self, rounds: int) -> int:
         """The most that one client takes part in, of so many rounds."""
@@ -71,7 +72,8 @@ def sensitivity(coefficients: ArrayLike, *, rounds: int, participation: MinSepar
     earliest places 0, s, 2s, … are the worst (McMahan et al. 2024, arXiv 2405.13763, theorem 2).
     Raising |c| entry by entry raises every inner product of columns, and so the bound.
     """
-    c = _checked(coefficients)[: whole("rounds", rounds, least=1)]
+    rounds = whole("rounds", rounds, least=1, most=MOST_ROUNDS)
+    c = _checked(coefficients)[:rounds]
     separation, count = participation.rounds, participation.participations(rounds)
     if len(c) <= separation:
         places = range(0, count * separation, separation)

@@ -7,11 +7,11 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.harness import Row, Spread
 from benchmarks.utility import report
-from benchmarks.utility.cells import CELLS, GEYER_SHARDS
+from benchmarks.utility.cells import BANDED, CELLS, GEYER_SHARDS, TURNS
 from benchmarks.utility.clients import Holdings, label_sorted
 from benchmarks.utility.models import Linear, Network
 from benchmarks.utility.rounds import Setting, noise_multiplier, train
-from privacy.accounting import Budget, GaussianRelease, epsilon
+from privacy.accounting import Budget, Full, GaussianRelease, epsilon
 from privacy.mechanisms import SeededRandomness
 
 RNG = np.random.default_rng(0)
@@ -73,14 +73,18 @@ def test_without_noise_a_round_is_the_mean_of_clipped_steps() -> None:
 
 
 def test_every_cell_is_whole_and_spends_its_budget_and_no_more() -> None:
-    for cell in CELLS:
+    for cell in CELLS + TURNS:
         assert cell.shards * cell.copies == 2 * cell.clients
         assert cell.copies == 1 or cell.shards == GEYER_SHARDS
-    assert len({cell.case for cell in CELLS}) == len(CELLS)
+    assert len({cell.case for cell in CELLS + TURNS}) == len(CELLS + TURNS)
     setting, budget = Setting(1.0, 60, 0.015, 200), Budget(epsilon=8.0, delta=1e-3)
     z = noise_multiplier(setting, budget)
     spent = epsilon({GaussianRelease(z, setting.sampling): 60}, delta=1e-3)
     assert 7.99 < spent <= 8.0
+    in_turns = next(cell for cell in TURNS if cell.protocol == BANDED)
+    z = noise_multiplier(in_turns.setting, in_turns.budget)
+    ten = epsilon({GaussianRelease(z, Full()): 10}, delta=1e-5)  # of a hundred rounds
+    assert in_turns.budget.epsilon - 0.01 < ten <= in_turns.budget.epsilon
 
 
 def test_the_page_shows_what_was_run_and_names_what_was_not(tmp_path) -> None:
@@ -95,5 +99,9 @@ def test_the_page_shows_what_was_run_and_names_what_was_not(tmp_path) -> None:
     shown = report.table(result)
     assert "| 0.9700 | 0.9600 to 0.9800 | 3 | 0.78 |" in shown
     assert CELLS[1].case in shown.split("Not run: ")[1]
+    row = Row(TURNS[0].case, "test accuracy", "of 1", Spread(0.97, 0.96, 0.98, 3))
+    z = Row(TURNS[0].case, "noise multiplier", "z", Spread.of([1.5]))
+    turns = report.turns_table(report.figures({"rows": [row.as_dict(), z.as_dict()]}))
+    assert "| hog-linear | 8 | 0.9700 (0.9600 to 0.9800), z = 1.500 |  |" in turns
     report.plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

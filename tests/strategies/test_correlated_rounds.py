@@ -38,6 +38,7 @@ from strategies.checkpoint import Checkpoint
 from strategies.correlated_rounds import CorrelatedRounds, group_of, secret_file
 from strategies.in_process import InProcessGrid
 from tests.strategies.federation import grid_of, idle, model, raising
+from tests.strategies.secure_aggregation.federation import secure, secure_app
 
 SIZE = 40
 
@@ -315,16 +316,20 @@ def test_killed_at_a_step_and_resumed(
     assert not secret_file(tmp_path / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("loss", ["lost", "older", "damaged", "of another run"])
+@pytest.mark.parametrize(
+    "loss", ["lost", "older", "older, with its checkpoint", "damaged", "of another run"]
+)
 def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
     loss: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = secret_file(tmp_path / "checkpoint")
-    if loss == "older":
+    if loss.startswith("older"):
         interrupted(tmp_path, 4)
-        old = file.read_bytes()
+        old = [path.read_bytes() for path in (file, tmp_path / "checkpoint")]
         interrupted(tmp_path, 6)
-        file.write_bytes(old)
+        file.write_bytes(old[0])
+        if loss != "older":
+            (tmp_path / "checkpoint").write_bytes(old[1])
     else:
         interrupted(tmp_path, 6)
     if loss == "lost":
@@ -426,6 +431,51 @@ def test_what_does_not_go_with_it_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         banded(tmp_path, **changed)
+
+
+def test_central_noise_on_an_opened_sum_is_the_same(tmp_path: Path) -> None:
+    """Under secure aggregation: white under the factor, rows that open nothing left out."""
+    size, rounds, nodes = 3000, 7, 12
+    asked_in: list[int] = []
+
+    def moved(partition: int, number: int, arrays: list[Any]) -> list[Any]:
+        asked_in.append(number)
+        return idle(partition, number, arrays)
+
+    def failing(message: Any, context: Any) -> Any:
+        number = next(iter(message.content.config_records.values())).get("server-round")
+        return raising(message) if number == 4 else app(message, context)
+
+    app = secure_app(moved)
+    strategy = banded(
+        tmp_path,
+        population=nodes,
+        sampling=CyclicGroups(2),
+        mechanism=BandedMF(2),
+        secure_aggregation=secure(),
+        budget=Budget(math.inf, 1e-5),
+        noise_multiplier=1.0,
+        randomness=SeededRandomness(11),  # groups of 5 and 7
+    )
+    seen = steps(strategy)
+    grid = InProcessGrid(failing, nodes)  # type: ignore[arg-type]
+    result = strategy.start(grid, model((size,)), num_rounds=rounds)
+    report = result.privacy
+    assert report is not None
+    assert report.secure_aggregation is not None
+    assert report.secure_aggregation.aborted_rounds == (4,)
+    assert set(asked_in) == {1, 2, 3, 5, 6, 7}
+    factor = BandedMF(2).factor(rounds=rounds, momentum=0.5)
+    x = np.array(seen) * (nodes / 2)
+    c = factor.coefficients
+    white = x.copy()
+    for row in (1, 2, 4, 5):  # of six; the fourth has nothing to take back
+        white[row] += c[1] * x[row - 1]
+    white /= strategy.noise_multiplier * factor.norm
+    assert np.abs(white @ white.T / size - np.eye(6)).max() < 6.5 * np.sqrt(2 / size)
+    events = [record.event for record in read_ledger(tmp_path / "ledger.jsonl").records]
+    gaussian = [e for e in events if isinstance(e.release, GaussianRelease)]  # type: ignore[union-attr]
+    assert [event.row for event in gaussian] == list(range(rounds))  # type: ignore[union-attr]
 
 
 def test_a_listed_population_keeps_its_groups_when_nodes_register_again(tmp_path: Path) -> None:
