@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks._peers.asking import Asked
+from benchmarks._peers.asking import Asked, Reply
 from benchmarks._peers.environments import PEERS, NotMeasuredError, interpreter
 from benchmarks._peers.serving import Case as PeerCase
 from benchmarks._peers.serving import write_case
@@ -39,6 +39,8 @@ from privacy.shared_inference.material import worker_piece_bytes
 
 BATCH = 256
 _DELAYED = 10
+_BATCHES = 4
+"""That CrypTen is asked about, the first of which is not counted."""
 DELAYS = (0.001, 0.02)
 """Seconds there and back, made by waiting half of it at every exchange."""
 _END, _MATERIAL, _PREPARE, _QUESTION, _CLOCK = (bytes([kind]) for kind in range(5))
@@ -84,8 +86,11 @@ class Times:
     online: list[float]
     whole: list[float]
     processor: list[float]
+    worker: list[float]
     wrong: int = 0
     error: float = 0.0
+    exchanges: float = 0.0
+    sent: float = 0.0
 
 
 def run(*, quick: bool, log: Log) -> list[Row]:
@@ -104,46 +109,68 @@ def run(*, quick: bool, log: Log) -> list[Row]:
         compiled = _compiled(model, sample, 1)
         log(f"{case.name}:\n{compiled.plan}")
         images = test[: 20 if quick else 100]
-        ours, theirs = Times([], [], [], [], []), Times([], [], [], [], [])
-        delayed = {delay: Times([], [], [], [], []) for delay in DELAYS}
+        ours, theirs = Times([], [], [], [], [], []), Times([], [], [], [], [], [])
+        delayed = {delay: Times([], [], [], [], [], []) for delay in DELAYS}
         with ExitStack() as stack:
             ask = stack.enter_context(_session(compiled))
             peer: Asked | None = None
             if python is not None:
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-                file = Path(folder) / "case.npz"
-                write_case(file, PeerCase(layers(model), images))
-                command = [str(python), "-m", "benchmarks._peers.crypten", str(file)]
                 try:
-                    peer = stack.enter_context(Asked(command))
+                    peer = _peer(stack, python, PeerCase(layers(model), images))
                 except NotMeasuredError as reason:
-                    missing = f"{crypten.title}: not measured: {reason}"
+                    missing, python = f"{crypten.title}: not measured: {reason}", None
             for turn, image in enumerate([0, *range(len(images))]):
                 _count(ours, ask(images[image : image + 1], 0.0), counted=turn > 0)
                 if peer is not None:
-                    reply = peer.ask(image)
-                    if turn:
-                        theirs.online.append(1e3 * reply.evaluation)
-                        theirs.whole.append(1e3 * reply.end_to_end)
+                    _count_peer(theirs, peer.ask(image), counted=turn > 0)
+            theirs_delayed: dict[float, list[float]] = {delay: [] for delay in DELAYS}
             for delay, times in delayed.items():
                 for image in range(_DELAYED):
                     _count(times, ask(images[image : image + 1], delay / 2), counted=True)
+                    if peer is not None:
+                        reply = peer.ask(image, delay / 2)
+                        theirs_delayed[delay].append(1e3 * reply.evaluation)
         title = crypten.title if peer is not None else missing
         rows += _single(case.name, compiled, ours, theirs if peer is not None else None, title)
         for delay, times in delayed.items():
             metric = f"online, {1e3 * delay:g} ms there and back"
-            rows.append(Row(case.name, metric, "ms", Spread.of(times.online)))
+            peers = Spread.of(theirs_delayed[delay]) if theirs_delayed[delay] else None
+            rows.append(Row(case.name, metric, "ms", Spread.of(times.online), peers, title))
         many = _compiled(model, sample, BATCH)
-        batches = Times([], [], [], [], [])
+        batches, theirs = Times([], [], [], [], [], []), Times([], [], [], [], [], [])
         count = 3 if quick else 10
-        with _session(many) as ask:
-            for turn in range(count + 1):
-                start = turn * BATCH % (len(test) - BATCH)
+        starts = [turn * BATCH % (len(test) - BATCH) for turn in range(count + 1)]
+        with ExitStack() as stack:
+            ask = stack.enter_context(_session(many))
+            peer = None
+            if python is not None:
+                groups = np.stack([test[start : start + BATCH] for start in starts[:_BATCHES]])
+                peer = _peer(stack, python, PeerCase(layers(model), groups))
+            for turn, start in enumerate(starts):
                 _count(batches, ask(test[start : start + BATCH], 0.0), counted=turn > 0)
-        rows += _batches(case.name, many, batches)
+                if peer is not None and turn < _BATCHES:
+                    reply = peer.ask(turn)
+                    _count_peer(theirs, reply, counted=turn > 0)
+        rows += _batches(case.name, many, batches, theirs, title)
         for row in rows[-12:]:
             log(f"{row.case:<22} {row.metric:<44} {row.ours.median:.5g} {row.unit}")
     return rows
+
+
+def _peer(stack: ExitStack, python: Path, case: PeerCase) -> Asked:
+    """CrypTen's two parties, ready for a case's questions."""
+    file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "case.npz"
+    write_case(file, case)
+    return stack.enter_context(Asked([str(python), "-m", "benchmarks._peers.crypten", str(file)]))
+
+
+def _count_peer(times: Times, reply: Reply, *, counted: bool) -> None:
+    if not counted:
+        return
+    times.online.append(1e3 * reply.evaluation)
+    times.whole.append(1e3 * reply.end_to_end)
+    times.processor.append(1e3 * reply.costs["processor"])
+    times.exchanges, times.sent = reply.costs["exchanges"], reply.costs["bytes"]
 
 
 def _compiled(model: nn.Module, sample: Images, batch: int) -> SharedModel:
@@ -161,6 +188,9 @@ def _single(
 ) -> list[Row]:
     online = None if theirs is None else Spread.of(theirs.online)
     whole = None if theirs is None else Spread.of(theirs.whole)
+    processor = None if theirs is None else Spread.of(theirs.processor)
+    exchanges = None if theirs is None else Spread.of([theirs.exchanges])
+    sent = None if theirs is None else Spread.of([theirs.sent])
     plan = compiled.plan
     details = {"proved_error": plan.error, "measured_error": ours.error, "wrong": ours.wrong}
     return [
@@ -170,23 +200,38 @@ def _single(
         Row(case, "one image, with masking and reading", "ms", Spread.of(ours.whole), whole, title),
         Row(case, "dealing", "ms", Spread.of(ours.dealing)),
         Row(case, "a worker's work ahead", "ms", Spread.of(ours.ahead)),
-        Row(case, "exchanges", "", Spread.of([float(plan.exchanges)])),
-        Row(case, "exchanged each way", "bytes", Spread.of([float(plan.exchanged_bytes)])),
+        Row(case, "one image, all processors", "ms", Spread.of(ours.processor), processor, title),
+        Row(case, "exchanges", "", Spread.of([float(plan.exchanges)]), exchanges, title),
+        Row(
+            case,
+            "exchanged each way",
+            "bytes",
+            Spread.of([float(plan.exchanged_bytes)]),
+            sent,
+            title,
+        ),
         Row(case, "material of worker 1", "bytes", Spread.of([float(worker_piece_bytes(plan, 1))])),
         Row(case, "largest logit error", "", Spread.of([ours.error])),
     ]
 
 
-def _batches(case: str, compiled: SharedModel, times: Times) -> list[Row]:
+def _batches(
+    case: str, compiled: SharedModel, times: Times, theirs: Times, title: str
+) -> list[Row]:
     def share(values: list[float]) -> Spread:
         return Spread.of([value / BATCH for value in values])
 
+    def row(metric: str, name: str, *, beside: bool) -> Row:
+        ours, other = share(getattr(times, name)), getattr(theirs, name)
+        peer = share(other) if beside and other else None
+        return Row(case, f"batch of {BATCH}, {metric}, an image", "ms", ours, peer, title)
+
     return [
-        Row(case, f"batch of {BATCH}, online, an image", "ms", share(times.online)),
-        Row(case, f"batch of {BATCH}, dealing, an image", "ms", share(times.dealing)),
-        Row(
-            case, f"batch of {BATCH}, all three processors, an image", "ms", share(times.processor)
-        ),
+        row("online", "online", beside=True),
+        row("online, a worker's processor", "worker", beside=False),
+        row("dealing", "dealing", beside=False),
+        row("a worker's work ahead", "ahead", beside=False),
+        row("all processors", "processor", beside=True),
     ]
 
 
@@ -199,6 +244,7 @@ class _Answered:
     online: float
     whole: float
     processor: float
+    worker: float
     wrong: int
     error: float
 
@@ -207,7 +253,7 @@ def _count(times: Times, answered: _Answered, *, counted: bool) -> None:
     """The first turn fills caches, and is not counted."""
     if not counted:
         return
-    for name in ("dealing", "ahead", "online", "whole", "processor"):
+    for name in ("dealing", "ahead", "online", "whole", "processor", "worker"):
         getattr(times, name).append(1e3 * getattr(answered, name))
     times.wrong += answered.wrong
     times.error = max(times.error, answered.error)
@@ -245,8 +291,10 @@ def _session(compiled: SharedModel) -> Iterator[Callable[[Images, float], _Answe
             moments = [time.perf_counter()]
             question = owner.ask(images)
             moments.append(time.perf_counter())
+            worker = time.process_time()
             to_bob.send(_QUESTION + question.for_bob)
             mine = converse(alice.answer(question.for_alice), exchange)
+            worker = time.process_time() - worker
             his = to_bob.receive()
             moments.append(time.perf_counter())
             logits = owner.logits(question, mine, his)
@@ -259,6 +307,7 @@ def _session(compiled: SharedModel) -> Iterator[Callable[[Images, float], _Answe
                 online=moments[2] - moments[1],
                 whole=moments[3] - moments[0],
                 processor=processor,
+                worker=worker,
                 wrong=int((logits.argmax(axis=1) != clear.argmax(axis=1)).sum()),
                 error=float(np.abs(logits - clear).max()),
             )

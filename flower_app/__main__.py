@@ -25,6 +25,9 @@ COMMANDS = {
     "certify": ("certify", "compare a trained model's encrypted answers with its own"),
     "serve": ("serve", "answer encrypted questions to a trained model over HTTPS"),
     "ask": ("ask", "classify images with a service that sees none of them"),
+    "share": ("share", "split a trained model between two workers, of whom neither learns it"),
+    "provider": ("provider", "make what the two workers compute with: letters, keys, material"),
+    "worker": ("worker", "be one of the two workers, alice or bob"),
     "page": ("page", "write a copy of the page on which owners ask from a browser"),
     "token": ("token", "make, list and revoke tokens of a service"),
     "deploy-demo": (
@@ -42,7 +45,10 @@ COMMANDS = {
 Only the module of the given command is imported: some import PyTorch.
 """
 
-_EXTRAS = {"ask": "owner", "page": "service", "serve": "service", "token": "service"}
+_EXTRAS = {
+    **dict.fromkeys(("ask", "worker", "provider"), "owner"),
+    **dict.fromkeys(("page", "serve", "token"), "service"),
+}
 """What brings all that a command needs; the whole app's does for the others."""
 
 

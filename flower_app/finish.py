@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.supercore import log
+from numpy.typing import NDArray
 from torch import nn
 
 from flower_app.data import Inputs, load_partitions
@@ -22,6 +23,7 @@ from flower_app.report.results_folder import ResultsFolder, closing_lines
 from flower_app.report.silo_metrics import silo_metrics
 from flower_app.report.software import software
 from flower_app.settings import Settings
+from flower_app.shared.evaluation import run_shared_test
 from flower_app.training.progress import ProgressLogger, accuracy
 from flower_app.training.resumption import other_software_at_start, write_final_settings
 from privacy.accounting import read_ledger
@@ -41,7 +43,7 @@ def finish(
     started: float,
     training_seconds: float,
 ) -> None:
-    """Test the model, once in the clear and once under encryption, and write all results."""
+    """Test the model, once in the clear and once without seeing images, and write all results."""
     report, paid = result.privacy, read_ledger(ledger)
     if report is None:
         raise RuntimeError("the strategy returned no privacy report")
@@ -55,14 +57,12 @@ def finish(
     encrypted_started = time.perf_counter()
     if settings.encrypted_test_images:
         count = min(settings.encrypted_test_images, len(dataset.test))
-        log(INFO, "Asking %d encrypted questions ...", count)
-        encrypted = run_encrypted_test(
+        encrypted = _asked(
+            settings,
             model,
             folder.file("model.safetensors"),
-            MODELS[settings.model],
             test_inputs[:count],
             np.asarray(dataset.test.labels[:count]),
-            notify=lambda line: log(INFO, line),
         )
     now = time.perf_counter()
     metrics: dict[str, Any] = {
@@ -103,6 +103,26 @@ def finish(
     folder.become_latest()
     for line in closing_lines(folder.path):
         log(INFO, line)
+
+
+def _asked(
+    settings: Settings,
+    model: nn.Sequential,
+    weights: Path,
+    inputs: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> EncryptedTest:
+    """The test under encryption, or in shares."""
+
+    def notify(line: str) -> None:
+        log(INFO, line)
+
+    spec = MODELS[settings.model]
+    if settings.encrypted_backend == "shared":
+        notify(f"Asking {len(inputs)} questions in shares ...")
+        return run_shared_test(model, spec, inputs, labels, notify=notify)
+    notify(f"Asking {len(inputs)} encrypted questions ...")
+    return run_encrypted_test(model, weights, spec, inputs, labels, notify=notify)
 
 
 def _draw(
@@ -160,8 +180,13 @@ def _draw(
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
     if encrypted is not None:
+        caption = (
+            "Images that neither worker saw, and their answers"
+            if settings.encrypted_backend == "shared"
+            else "Images the evaluator never saw, and the answers it gave"
+        )
         plots.plot_encrypted(
-            picture("encrypted.png", "Images the evaluator never saw, and the answers it gave"),
+            picture("encrypted.png", caption),
             images=inputs.dataset.test.images[: len(encrypted.answers)],
             labels=encrypted.labels,
             answers=encrypted.answers,

@@ -21,6 +21,7 @@ from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from flower_app.report.outcome import OutcomeFile
 from flower_app.settings import Settings
+from flower_app.shared.model import compile_shared
 from flower_app.training.assembly import (
     check_run,
     make_strategy,
@@ -63,8 +64,11 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
         )
     inputs = load_inputs(dataset, MODELS[settings.model].kind, notify=lambda line: log(INFO, line))
     model = build_model(settings.model)
-    if settings.encrypted_test_images or settings.encrypted_round:
+    shared = settings.encrypted_backend == "shared"
+    if settings.encrypted_round or (settings.encrypted_test_images and not shared):
         check_model_can_be_encrypted(model, MODELS[settings.model])
+    if settings.encrypted_test_images and shared:
+        check_model_can_be_encrypted(model, MODELS[settings.model], compile_shared)
     folder = folder_of_run(settings, context.run_id, population=size)
     outcome.tell(folder=str(folder.path))
     ledger = Path(settings.ledger or folder.ledger)

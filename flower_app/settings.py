@@ -25,6 +25,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "noise_placement": ("central", "distributed"),
     "mechanism": MECHANISMS,
     "encrypted_round_release": ("noised", "public"),
+    "encrypted_backend": ("ckks", "shared"),
 }
 PATHS_OF_THE_SERVER = (
     "data-dir",
@@ -219,6 +220,7 @@ class Settings:
 
     # Encrypted inference on the finished model: by the server, and by the nodes.
     encrypted_test_images: int = 200
+    encrypted_backend: str = "ckks"
     encrypted_round_images: int = 0
     encrypted_round_release: str = "noised"
     encrypted_round_noise_multiplier: float = 5.0

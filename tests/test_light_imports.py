@@ -101,6 +101,23 @@ def test_a_data_owner_with_keys_asks_without_pytorch_and_seal(tmp_path: Path) ->
     assert "tenseal" not in modules
 
 
+def test_workers_in_shares_and_their_provider_do_without_pytorch() -> None:
+    program = (
+        "import sys\n"
+        "import flower_app.commands.provider, flower_app.commands.worker\n"
+        "from privacy.shared_inference import *\n"
+        "assert RemoteWorkers and WorkerServer and 'compile_model' in globals()\n"
+        "print(*sys.modules)\n"
+    )
+    eager = loaded(program)
+    assert "torch" in eager  # for compile_model alone
+    program = program.replace("import *", "import RemoteWorkers, WorkerServer, share_model")
+    modules = loaded(program.replace(" and 'compile_model' in globals()", ""))
+    assert "numba" in modules
+    assert not modules & (MODELS | SERVICE | ACCOUNTING | SIMULATION | PICTURES)
+    assert not modules & {"tenseal", "pyarrow"}
+
+
 def test_strategies_do_without_pytorch_and_whatever_the_clients_use() -> None:
     program = "import sys, strategies; strategies.DPFedAvg; print(*sys.modules)"
     modules = loaded(program)

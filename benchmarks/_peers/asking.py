@@ -7,7 +7,7 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
@@ -27,6 +27,9 @@ class Reply:
     processor: float | None
     """Of the evaluation, all threads; None where more processes than one work."""
     logits: tuple[float, ...]
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Of the evaluation, where more parties than one work: ``exchanges``, ``bytes``, and seconds of
+    all ``processor``s."""
 
 
 class Asked:
@@ -63,16 +66,23 @@ class Asked:
         self.parameters: str = ready["parameters"]
         self.sizes: Mapping[str, int] = ready["sizes"]
 
-    def ask(self, image: int) -> Reply:
-        """Have one image answered, by its place in the case."""
+    def ask(self, image: int, delay: float = 0.0) -> Reply:
+        """Have one image answered, by its place in the case.
+
+        ``delay``, in seconds, is waited at each exchange between a peer's parties.
+        """
         questions = cast(IO[bytes], self._process.stdin)
         # Whether it has ended, and how, is found where its reply is read.
         with contextlib.suppress(BrokenPipeError):
-            questions.write(b"%d\n" % image)
+            questions.write(f"{image} {delay}\n".encode())
             questions.flush()
         answer = self._reply()
         return Reply(
-            answer["evaluation"], answer["end_to_end"], answer["processor"], tuple(answer["logits"])
+            answer["evaluation"],
+            answer["end_to_end"],
+            answer["processor"],
+            tuple(answer["logits"]),
+            answer["costs"],
         )
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Callable
 from functools import partial
@@ -25,12 +26,66 @@ sys.modules["torch.onnx.symbolic_registry"] = types.ModuleType("symbolic_registr
 import crypten  # noqa: E402
 
 DATA_OWNER, MODEL_OWNER = 0, 1
+_BATCHED = 5
+"""Axes of the images of batches: questions, images, channels, rows, columns."""
 
 
-def prepare(case: Case, folder: str) -> Prepared:
-    """Meet the other party in ``folder``, and share the weights and the image with it."""
+class Traffic:
+    """Counts what the data owner's party sends, and delays it.
+
+    Each collective operation counts as one exchange: less than the two that gloo takes for a sum.
+    """
+
+    def __init__(self, other: int) -> None:
+        self._other = other
+        self._delay = 0.0
+        self._exchanges = self._bytes = 0
+        self._processor = self._clock()
+        here = crypten.comm.get()
+        for name in ("all_reduce", "all_gather", "reduce", "gather", "scatter", "broadcast"):
+            setattr(here, name, self._watched(getattr(here, name)))
+
+    def delay(self, seconds: float) -> None:
+        """Wait so long at each exchange from now on."""
+        self._delay = seconds
+
+    def costs(self) -> dict[str, float]:
+        """Exchanges, bytes, and seconds of both processors, since this was last called."""
+        clock = self._clock()
+        made = {
+            "exchanges": float(self._exchanges),
+            "bytes": float(self._bytes),
+            "processor": clock - self._processor,
+        }
+        self._exchanges, self._bytes, self._processor = 0, 0, clock
+        return made
+
+    def _watched(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(given: Any, *rest: Any, **named: Any) -> Any:
+            tensors = given if isinstance(given, list) else [given]
+            self._exchanges += 1
+            self._bytes += sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
+            if self._delay:
+                time.sleep(self._delay)
+            return operation(given, *rest, **named)
+
+        return watched
+
+    def _clock(self) -> float:
+        """Seconds of this processor and the other party's, all threads."""
+        tasks = Path(f"/proc/{self._other}/task").glob("*/schedstat")
+        return time.process_time() + sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def prepare(case: Case, folder: str, other: int) -> Prepared:
+    """Meet the other party in ``folder``, and share the weights and the image with it.
+
+    ``other`` is the number of its process. Images of a batch come together: shape (questions,
+    images, ...).
+    """
     network = _join(case, DATA_OWNER, folder)
-    shape = (1, *case.images.shape[1:])
+    traffic = Traffic(other)
+    shape = _shape(case)
 
     def encrypt(image: Array) -> Any:
         return crypten.cryptensor(torch.from_numpy(image.reshape(shape)), src=DATA_OWNER)
@@ -47,15 +102,22 @@ def prepare(case: Case, folder: str) -> Prepared:
         f"additive shares modulo 2^64, {bits} bits after the point, triples by party 0",
         {"query": 8 * case.images[0].size},
         alone=False,
+        delay=traffic.delay,
+        costs=traffic.costs,
     )
 
 
 def take_part(case: Case, folder: str) -> None:
     """Be the model's owner, until the other party is gone."""
     network = _join(case, MODEL_OWNER, folder)
-    nothing = torch.zeros((1, *case.images.shape[1:]))
+    nothing = torch.zeros(_shape(case))
     while True:
         network(crypten.cryptensor(nothing, src=DATA_OWNER)).get_plain_text(dst=DATA_OWNER)
+
+
+def _shape(case: Case) -> tuple[int, ...]:
+    """Of a question: a batch of images."""
+    return case.images.shape[1:] if case.images.ndim == _BATCHED else (1, *case.images.shape[1:])
 
 
 def _join(case: Case, rank: int, folder: str) -> Callable[[Any], Any]:
@@ -102,7 +164,7 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as meeting:
             other = subprocess.Popen([sys.executable, "-m", __spec__.name, sys.argv[1], meeting])
             try:
-                serve(partial(prepare, folder=meeting))
+                serve(partial(prepare, folder=meeting, other=other.pid))
             finally:
                 other.kill()
                 other.wait()

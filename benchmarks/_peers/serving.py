@@ -87,6 +87,11 @@ class Prepared:
     """Bytes of what travels: ``query``, and ``keys`` where there are any."""
     alone: bool = True
     """Whether this process does all the work."""
+    delay: Callable[[float], None] | None = None
+    """Have each exchange with another party wait so many seconds, from now on."""
+    costs: Callable[[], Mapping[str, float]] | None = None
+    """What was spent since this was last called: ``exchanges``, ``bytes`` this party sent, and
+    ``processor``, seconds of all parties."""
 
 
 def serve(prepare: Callable[[Case], Prepared]) -> None:
@@ -105,7 +110,12 @@ def serve(prepare: Callable[[Case], Prepared]) -> None:
     prepared = prepare(case)
     reply(parameters=prepared.parameters, sizes=dict(prepared.sizes))
     for line in sys.stdin:
-        image = case.images[int(line)]
+        place, delay = line.split()
+        image = case.images[int(place)]
+        if prepared.delay is not None:
+            prepared.delay(float(delay))
+        if prepared.costs is not None:
+            prepared.costs()
         moments = [time.perf_counter()]
         query = prepared.encrypt(image)
         moments.append(time.perf_counter())
@@ -113,6 +123,7 @@ def serve(prepare: Callable[[Case], Prepared]) -> None:
         answer = prepared.evaluate(query)
         processor = time.process_time() - before
         moments.append(time.perf_counter())
+        costs = prepared.costs() if prepared.costs is not None else {}
         logits = prepared.decrypt(answer)
         moments.append(time.perf_counter())
         reply(
@@ -120,4 +131,5 @@ def serve(prepare: Callable[[Case], Prepared]) -> None:
             evaluation=moments[2] - moments[1],
             processor=processor if prepared.alone else None,
             logits=[float(value) for value in logits],
+            costs=dict(costs),
         )

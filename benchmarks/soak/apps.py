@@ -11,10 +11,11 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from strategies import Budget, Checkpointing, DPFedAvg, Poisson
+from strategies import BandedMF, Budget, Checkpointing, CyclicGroups, DPFedAvg, Poisson
 
 PARAMETERS = 10_000
 RATE, EPSILON, DELTA = 0.1, 8.0, 1e-5
+GROUPS = 10  # where clients take turns, with correlated noise
 FAILING = 0.2  # of the clients that are asked, each round anew
 FAULTS = ("raises", "NaN", "another shape", "cut short")
 
@@ -44,9 +45,11 @@ def train(message: Message, context: Context) -> Message:
 def main(grid: Grid, context: Context) -> None:
     """Train, and write down what each round left in memory and in the ledger."""
     folder, rounds = Path(str(context.run_config["folder"])), int(context.run_config["rounds"])
+    in_turns = "in-turns" in context.run_config
     strategy = DPFedAvg(
         population=len(list(grid.get_node_ids())),
-        sampling=Poisson(RATE),
+        sampling=CyclicGroups(GROUPS) if in_turns else Poisson(RATE),
+        mechanism=BandedMF(GROUPS) if in_turns else None,
         clipping=0.01,
         budget=Budget(epsilon=EPSILON, delta=DELTA),
         ledger=folder / "ledger.jsonl",

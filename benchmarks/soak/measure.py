@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from matplotlib.figure import Figure
 
@@ -27,9 +27,16 @@ MEMORY = "memory of the server's process at the end"
 SETTLED = 100  # rounds after which memory has no reason to grow
 
 
-def in_process(rounds: int, folder: Path) -> dict[str, Any]:
+def in_turns(rounds: int, folder: Path) -> dict[str, Any]:
+    """A soak in this process whose clients take turns, with correlated noise."""
+    return in_process(rounds, folder, {"in-turns": True})
+
+
+def in_process(
+    rounds: int, folder: Path, further: Mapping[str, bool] | None = None
+) -> dict[str, Any]:
     """A soak in this process."""
-    config = {"rounds": rounds, "folder": str(folder)}
+    config = {"rounds": rounds, "folder": str(folder), **(further or {})}
     run_in_process(apps.server, apps.client, num_nodes=CLIENTS, run_config=config)
     return read(folder)
 
@@ -75,13 +82,17 @@ def read(folder: Path) -> dict[str, Any]:
     return figures
 
 
-def peers_epsilon(noise_multiplier: float, rounds: int) -> float:
+def peers_epsilon(noise_multiplier: float, rounds: int, *, turns: bool = False) -> float:
     """ε of as many rounds without any failure, by Google's dp-accounting alone."""
-    event = PoissonSampledDpEvent(apps.RATE, GaussianDpEvent(noise_multiplier))
+    event: DpEvent = GaussianDpEvent(noise_multiplier)
+    if turns:
+        rounds = -(-rounds // apps.GROUPS)
+    else:
+        event = PoissonSampledDpEvent(apps.RATE, event)
     return float(PLDAccountant().compose(event, rounds).get_epsilon(apps.DELTA))
 
 
-def rows_of(case: str, rounds: int, figures: dict[str, Any]) -> list[Row]:
+def rows_of(case: str, rounds: int, figures: dict[str, Any], *, turns: bool = False) -> list[Row]:
     """A soak's figures."""
     memory = figures["megabytes"]
     settled = min(SETTLED, rounds // 2)
@@ -95,7 +106,12 @@ def rows_of(case: str, rounds: int, figures: dict[str, Any]) -> list[Row]:
 
     return [
         row("rounds finished", f"of {rounds}", figures["rounds"]),
-        row("ε", "", figures["epsilon"], peers_epsilon(figures["noise_multiplier"], rounds)),
+        row(
+            "ε",
+            "",
+            figures["epsilon"],
+            peers_epsilon(figures["noise_multiplier"], rounds, turns=turns),
+        ),
         row(
             MEMORY,
             "MB",
@@ -124,11 +140,13 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     logging.getLogger("bloomseal.operator").propagate = False
     rounds = 60 if quick else 500
     rows = []
-    ways = [("in one process", in_process)] + ([] if quick else [("flwr run, Ray", simulated)])
+    ways = [("in one process", in_process), ("in one process, in turns", in_turns)]
+    ways += [] if quick else [("flwr run, Ray", simulated)]
     for name, way in ways:
         log(f"{rounds} rounds, {CLIENTS} clients, {apps.FAILING:.0%} failing: {name}")
         with tempfile.TemporaryDirectory() as folder:
-            rows += rows_of(f"soak, {name}", rounds, way(rounds, Path(folder)))
+            figures = way(rounds, Path(folder))
+            rows += rows_of(f"soak, {name}", rounds, figures, turns=way is in_turns)
     return rows
 
 

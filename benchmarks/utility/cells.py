@@ -57,11 +57,11 @@ def disjoint(model: str, epsilon: float, setting: Setting) -> Cell:
     return Cell("disjoint", model, 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
 
 
-def in_turns(arm: str, model: str, epsilon: float, norm: float, learning_rate: float) -> Cell:
-    """Disjoint clients, a tenth of them a round, in groups that take turns."""
+def in_turns(arm: str, epsilon: float, learning_rate: float) -> Cell:
+    """Disjoint clients of ``hog-linear``, a tenth of them a round, in groups that take turns."""
     groups, bands = ARMS[arm]
-    setting = Setting(0.1, 100, norm, learning_rate, groups=groups, bands=bands)
-    return Cell(arm, model, 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
+    setting = Setting(0.1, 100, 0.02, learning_rate, groups=groups, bands=bands)
+    return Cell(arm, "hog-linear", 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
 
 
 INDEPENDENT, BANDED, AMPLIFIED = (
@@ -88,17 +88,10 @@ CELLS = (
     disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
     disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
 )
-_HOG_RATES: dict[str, dict[float, float]] = {
+_RATES: dict[str, dict[float, float]] = {
     INDEPENDENT: {8.0: 30, 3.0: 12, 2.0: 8.5, 1.0: 5.5},
     BANDED: {8.0: 70, 3.0: 40, 2.0: 30, 1.0: 14},
     AMPLIFIED: {8.0: 80, 3.0: 35, 2.0: 28, 1.0: 18},
 }
-_CNN_RATES: dict[str, dict[float, float]] = {
-    INDEPENDENT: {3.0: 1.5, 1.0: 0.6},
-    BANDED: {3.0: 4, 1.0: 2},
-}
-TURNS = (
-    *(in_turns(a, "hog-linear", e, 0.02, r) for a in _HOG_RATES for e, r in _HOG_RATES[a].items()),
-    *(in_turns(a, "cnn", e, 0.005, r) for a in _CNN_RATES for e, r in _CNN_RATES[a].items()),
-)
+TURNS = tuple(in_turns(arm, e, rate) for arm in _RATES for e, rate in _RATES[arm].items())
 """Rows of their own table: without secret cohorts, and with."""

@@ -41,7 +41,12 @@ def add_command(commands: Any) -> None:
         "here. Prints the class of each image. The secret key is kept in a file, encrypted under a "
         f"passphrase, which is asked for or taken from {_PASSPHRASE}.",
     )
-    parser.add_argument("url", metavar="URL", help="of the service, https://host:port")
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        help="of the service, https://host:port; with --shared, alice's and bob's host:port with "
+        "a comma between them",
+    )
     parser.add_argument(
         "images",
         type=Path,
@@ -58,6 +63,12 @@ def add_command(commands: Any) -> None:
         help="how pictures of another size are brought to 28 by 28: the drawing is cut out and "
         "centred as MNIST's digits are (digit, the default), all of it is scaled (whole, for "
         "garments), or they are refused and pixels are taken as they are (exact)",
+    )
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        metavar="FOLDER",
+        help="ask two workers in shares, with the data owner's folder from `provider begin`",
     )
     parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust, PEM")
     parser.add_argument(
@@ -92,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.top is not None and options.top < 1:
         raise AskError(f"--top is {options.top}; give 1 or more classes")
+    if options.shared is not None:
+        return _ask_workers(options)
     if options.one_time_keys and options.keys is not None:
         raise AskError("--one-time-keys contradicts --keys; give one of them")
     if options.url.lower().startswith("http://") and not options.insecure_no_tls:
@@ -139,6 +152,32 @@ def run(options: argparse.Namespace) -> int:
             raise AskError(str(error)) from error
         except (PlanRefusedError, KeyFileError, ReleaseError, MessageError) as error:
             raise AskError(str(error)) from error
+
+
+def _ask_workers(options: argparse.Namespace) -> int:
+    """Ask in shares; options that belong to a service are refused."""
+    named = {"--ca": options.ca, "--token-file": options.token_file, "--keys": options.keys}
+    switches = {
+        "--one-time-keys": options.one_time_keys,
+        "--insecure-no-tls": options.insecure_no_tls,
+    }
+    strange = [name for name, value in (named | switches).items() if value]
+    if strange:
+        raise AskError(f"{strange[0]} is for a service; --shared takes all from its folder")
+    from flower_app.commands.ask_shared import ask_workers
+
+    files, missing = _files(options.images)
+    if not files:
+        return 1
+    failed = ask_workers(
+        options.url,
+        options.shared,
+        _all_images(files, options.fit),
+        len(files),
+        top=options.top,
+        as_json=options.json,
+    )
+    return 1 if failed or missing else 0
 
 
 def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:

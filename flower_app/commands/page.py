@@ -27,7 +27,8 @@ def add_command(commands: Any) -> None:
         metavar="FOLDER_OR_FILE.html",
         help="to write into, or the one file",
     )
-    parser.add_argument("model", choices=sorted(MODELS), help="that the service has")
+    models = sorted(name for name, spec in MODELS.items() if spec.in_ckks)
+    parser.add_argument("model", choices=models, help="that the service has")
     parser.add_argument(
         "--service", required=True, metavar="URL", help="of the service, https://host:port"
     )

@@ -27,11 +27,15 @@ class EncryptedTest:
     answers: Sequence[int]
 
 
-def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
+def check_model_can_be_encrypted(
+    model: nn.Sequential,
+    spec: ModelSpec,
+    compile_it: Callable[[nn.Sequential, ModelSpec], object] = compile_app_model,
+) -> None:
     """Refuse, before training, a model that could not be evaluated afterwards.
 
     A layer that begins at zero gets torch's usual first weights here: the model then distinguishes
-    inputs, as it will when it is trained.
+    inputs, as it will when it is trained. ``compile_it`` is the backend's.
 
     Raises
     ------
@@ -45,11 +49,11 @@ def check_model_can_be_encrypted(model: nn.Sequential, spec: ModelSpec) -> None:
             if isinstance(layer, nn.Linear | nn.Conv2d) and not layer.weight.any():
                 layer.reset_parameters()
     try:
-        compile_app_model(copied, spec)
+        compile_it(copied, spec)
     except ValueError as error:
         raise SettingError(
             f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "
-            "another model, or set encrypted-test-images = 0"
+            "another model, or set encrypted-backend = 'shared', or encrypted-test-images = 0"
         ) from error
 
 
@@ -101,6 +105,7 @@ def run_encrypted_test(
         )
     return EncryptedTest(
         metrics={
+            "backend": "ckks",
             "images": len(inputs),
             "agreement": float((answers == decide(plain)).mean()),
             "accuracy": float((answers == labels).mean()),

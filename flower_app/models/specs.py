@@ -13,7 +13,8 @@ class ModelSpec:
 
     It sees of an image the ``kind`` of ``flower_app.data.encode``, an array of ``shape`` with
     every value from ``low`` to ``high`` whatever the image, and gives ``classes`` logits; its
-    layers have ``parameters``, in all.
+    layers have ``parameters``, in all. Its logits are polynomials of the inputs where ``in_ckks``;
+    shares take the others as well.
     """
 
     name: str
@@ -23,12 +24,14 @@ class ModelSpec:
     high: float
     parameters: int
     classes: int = 10
+    in_ckks: bool = True
 
 
 MODELS: Mapping[str, ModelSpec] = {
     "hog-linear": ModelSpec("hog-linear", "hog", (FEATURES,), FEATURE_LOW, FEATURE_HIGH, 3_920),
     "mlp": ModelSpec("mlp", "pixels", (1, 28, 28), 0.0, 1.0, 50_890),
     "cnn": ModelSpec("cnn", "pixels", (1, 28, 28), 0.0, 1.0, 17_298),
+    "relu-cnn": ModelSpec("relu-cnn", "pixels", (1, 28, 28), 0.0, 1.0, 17_298, in_ckks=False),
 }
 
 
@@ -52,6 +55,7 @@ RECIPES: Mapping[str, Recipe] = {
     "hog-linear": Recipe(75, 0.02, 40.0, 0.9, 1.0, 1, 1.0),
     "mlp": Recipe(100, 0.005, 12.0, 0.9, 1.0, 1, 10.0),
     "cnn": Recipe(100, 0.005, 6.0, 0.9, 1.0, 1, 0.2),
+    "relu-cnn": Recipe(100, 0.005, 6.0, 0.9, 1.0, 1, 0.2),
 }
 
 
@@ -73,4 +77,5 @@ SILO_RECIPES: Mapping[str, SiloRecipe] = {
     "hog-linear": SiloRecipe(250, 0.02, 0.5, 20.0, 0.9),
     "mlp": SiloRecipe(250, 0.02, 0.2, 2.0, 0.9),
     "cnn": SiloRecipe(250, 0.02, 0.2, 4.0, 0.9),
+    "relu-cnn": SiloRecipe(250, 0.02, 0.2, 4.0, 0.9),
 }

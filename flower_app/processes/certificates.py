@@ -1,10 +1,12 @@
-"""Certificates and node keys for a deployment on one machine.
+"""Certificates and node keys for a deployment on one machine, and for parties that share.
 
-Several machines make theirs with ``openssl`` and ``ssh-keygen``: see ``docs/how-to/deployment.md``.
+Several machines of a deployment make theirs with ``openssl`` and ``ssh-keygen``: see
+``docs/how-to/deployment.md``.
 """
 
 import ipaddress
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,33 +61,83 @@ def make_certificates(folder: Path) -> Certificates:
         For the files; made if it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    authority_key = ec.generate_private_key(ec.SECP384R1())
-    authority_name = _name("bloomseal demonstration authority")
-    authority = (
-        _certificate(authority_name, authority_name, authority_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .sign(authority_key, hashes.SHA256())
-    )
-    server_key = ec.generate_private_key(ec.SECP384R1())
-    server = (
-        _certificate(_name("localhost"), authority_name, server_key)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-            ),
-            critical=False,
-        )
-        .sign(authority_key, hashes.SHA256())
+    authority = _Authority("bloomseal demonstration authority", _LIFETIME)
+    server, server_key = authority.sign(
+        "localhost", ["localhost", "127.0.0.1"], [ExtendedKeyUsageOID.SERVER_AUTH]
     )
     made = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
-    made.ca.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    made.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
-    _write_secret(made.key, _private_bytes(server_key, serialization.PrivateFormat.PKCS8))
+    made.ca.write_bytes(authority.certificate)
+    made.certificate.write_bytes(server)
+    _write_secret(made.key, server_key)
     return made
+
+
+def make_party_certificates(
+    parties: Mapping[str, tuple[tuple[Path, Path, Path], str | None]], *, lifetime: timedelta
+) -> None:
+    """Make an authority and certificates with which each party calls and listens: mutual TLS.
+
+    The authority's key is not stored: it signs these parties' certificates and no others.
+
+    Parameters
+    ----------
+    parties : mapping of str to (files, host)
+        By the common name: files for the certificate, its key and the authority's certificate,
+        and the host name or IP address where the party listens, or None.
+    lifetime : timedelta
+
+    Raises
+    ------
+    ValueError
+        If a host is no name.
+    """
+    authority = _Authority("bloomseal authority for shared inference", lifetime)
+    usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    signed = {
+        name: authority.sign(name, [] if host is None else _also_loopback(host), usage)
+        for name, (_, host) in parties.items()
+    }
+    for name, (files, _) in parties.items():
+        certificate, key = signed[name]
+        files[0].write_bytes(certificate)
+        _write_secret(files[1], key)
+        files[2].write_bytes(authority.certificate)
+
+
+class _Authority:
+    """Signs certificates as long as this object lives."""
+
+    def __init__(self, name: str, lifetime: timedelta) -> None:
+        self._key = ec.generate_private_key(ec.SECP384R1())
+        self._name, self._lifetime = _name(name), lifetime
+        self.certificate = (
+            _certificate(self._name, self._name, self._key, lifetime)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .sign(self._key, hashes.SHA256())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+        """PEM."""
+
+    def sign(
+        self, name: str, hosts: Sequence[str], usage: Sequence[x509.ObjectIdentifier]
+    ) -> tuple[bytes, bytes]:
+        """A certificate and its key, PEM, for whoever listens at ``hosts``."""
+        key = ec.generate_private_key(ec.SECP384R1())
+        builder = (
+            _certificate(_name(name), self._name, key, self._lifetime)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+        )
+        if hosts:
+            names = x509.SubjectAlternativeName([_host(host) for host in hosts])
+            builder = builder.add_extension(names, critical=False)
+        signed = builder.sign(self._key, hashes.SHA256())
+        return (
+            signed.public_bytes(serialization.Encoding.PEM),
+            _private_bytes(key, serialization.PrivateFormat.PKCS8),
+        )
 
 
 def make_node_key(folder: Path, name: str) -> NodeKey:
@@ -114,8 +166,19 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
+def _also_loopback(host: str) -> list[str]:
+    return [host, "127.0.0.1"] if host == "localhost" else [host]
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -125,7 +188,7 @@ def _certificate(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + _LIFETIME)
+        .not_valid_after(now + lifetime)
     )
 
 

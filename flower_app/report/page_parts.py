@@ -77,9 +77,11 @@ FIGURES = """{% if large_delta %}
 <span>at δ = {{ g(c.delta) }}, for every {{ protected }}</span></div>
 {% if e %}
 <div class="figure"><b>{{ percent(e.agreement) }}</b>
-<span>of {{ e.images }} encrypted answers as in the clear</span></div>
+<span>of {{ e.images }} {{ "answers in shares" if e.backend == "shared" else "encrypted answers" }}
+as in the clear</span></div>
 <div class="figure"><b>{{ "%.1f"|format(e.ms_per_image) }} ms</b>
-<span>to evaluate one encrypted image</span></div>
+<span>{{ "from an image to its answer, in shares" if e.backend == "shared"
+else "to evaluate one encrypted image" }}</span></div>
 {% endif %}
 </div>
 """
@@ -93,10 +95,16 @@ one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} st
 apart.{% endif %}</p>
 """
 
-QUESTIONS = """<tr><th>Encrypted questions and answers{% if e %},
-CKKS at {{ e.security_bits }} bits{% endif %}
+QUESTIONS = """<tr><th>{% if e and e.backend == "shared" %}Questions and answers in secret shares{%
+else %}Encrypted questions and answers{% if e %},
+CKKS at {{ e.security_bits }} bits{% endif %}{% endif %}
 {% if not e %}: not in this run{% endif %}</th>
-{% if e %}
+{% if e and e.backend == "shared" %}
+<td>who asks: the question and its answer; the model's owner: its weights</td>
+<td>either of the two workers, and the provider of their randomness</td>
+<td>the workers and the provider: no two of them collude. Here all were processes of one machine,
+which shows the protocol and protects from nobody</td>
+{% elif e %}
 <td>who asks: the question and its answer</td>
 <td>whoever evaluates the model and follows the protocol</td>
 <td>the asking person's own machine</td>
@@ -107,7 +115,14 @@ questions were asked (encrypted-test-images = 0){% endif %}</td>
 {% endif %}</tr>
 """
 
-EVALUATOR = """{% if e %}<tr><th>The evaluator of encrypted questions</th>
+EVALUATOR = """{% if e and e.backend == "shared" %}<tr><th>Each of the two workers</th>
+<td>a share of the model, of each question and of its answer</td>
+<td>follow the protocol; collude neither with the other nor with the provider</td></tr>
+<tr><th>The provider of shared randomness</th><td>the plan alone: no share, no message</td>
+<td>follow the protocol; collude with neither worker</td></tr>
+<tr><th>Who asks</th><td>the question and the answer</td>
+<td>not ask so often that the model is copied</td></tr>
+{% elif e %}<tr><th>The evaluator of encrypted questions</th>
 <td>the model, public keys and ciphertexts; no secret key</td>
 <td>follow the protocol, and not learn a decrypted answer
 elsewhere</td></tr>
@@ -130,7 +145,25 @@ total.{% endif %}</figcaption></figure>
 {% else %}<p>There is nothing to draw: no {{ played }} was accounted.</p>{% endif %}
 """
 
-CERTIFICATE = """{% if e %}
+CERTIFICATE = """{% if e and e.backend == "shared" %}
+<h2 id="encrypted">Inference in shares: the certificate</h2>
+<p>The finished model was asked {{ e.images }} test images in secret shares, by two processes of
+which each held a share of the model and of the image. ReLU and maxima are computed as they are.
+Their answers beside those of the model in the clear:</p>
+<table><tbody>
+<tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
+<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
+<tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}; proved for every
+input: {{ "%.2g"|format(e.proved_logit_error) }}</td></tr>
+<tr><th>Security</th><td>what a worker receives is uniformly random, as long as no two of workers
+and provider collude</td></tr>
+<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms from an image to its logits</td></tr>
+<tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question, {{ n(e.answer_bytes) }} an answer;
+{{ e.exchanges }} exchanges between the workers, {{ n(e.exchanged_bytes) }} each way;
+{{ n(e.material_bytes) }} of material, ahead of time</td></tr>
+<tr><th>Released</th><td>{{ e.release }}</td></tr>
+</tbody></table>
+{% elif e %}
 <h2 id="encrypted">Encrypted inference: the certificate</h2>
 <p>The finished model was asked {{ e.images }} test images under encryption, by a process that
 held the model and public keys only. Its answers beside those of the model in the clear:</p>
@@ -153,7 +186,8 @@ ALSO_NOT = """{% if not m.deployed %}<li><strong>The picture of who holds what</
 not share it if they are not public.</li>{% endif %}
 <li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
 question at a time.</li>
-<li><strong>Wrong answers</strong> from a malicious evaluator are not recognised.</li>
+<li><strong>Wrong answers</strong> from a malicious {{ "worker" if e and e.backend == "shared"
+else "evaluator" }} are not recognised.</li>
 </ul>
 
 """

@@ -161,11 +161,14 @@ def closing_lines(folder: Path) -> list[str]:
         else f"ε = {spent:.4f} of {allowed:g} at δ = {level['delta']:g}, {unit}-level",
     ]
     if encrypted is not None:
+        shared = encrypted.get("backend") == "shared"
         lines.append(
-            f"Encrypted inference: {counted(encrypted['images'], 'image')}, "
+            f"{'Inference in shares' if shared else 'Encrypted inference'}: "
+            f"{counted(encrypted['images'], 'image')}, "
             f"{100 * encrypted['accuracy']:.2f} % right, "
             f"{100 * encrypted['agreement']:.2f} % as in the clear, "
-            f"{encrypted['ms_per_image']:.1f} ms an image, {encrypted['security_bits']} bits"
+            f"{encrypted['ms_per_image']:.1f} ms an image, "
+            + ("two workers" if shared else f"{encrypted['security_bits']} bits")
         )
     return [*lines, f"Results: {folder}", where_to_look(folder)]
 

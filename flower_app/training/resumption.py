@@ -17,7 +17,10 @@ from flower_app.settings import Settings, is_folder, without_former_names, write
 
 _SOFTWARE = "software"  # in config.json, beside the settings: the code the run was begun with
 # May differ in a resumed run: where and how long to wait, and the tests of the finished model.
-_FREE = ("resume", "results-dir", "round-timeout", "min-available-nodes", "encrypted-test-images")
+_FREE = (
+    *("resume", "results-dir", "round-timeout", "min-available-nodes"),
+    *("encrypted-test-images", "encrypted-backend"),
+)
 
 
 def with_settings_of_run(given: Mapping[str, Any]) -> dict[str, Any]:

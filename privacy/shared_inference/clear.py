@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from privacy.shared_inference.plan import AffineStep, MaximumStep, Plan, ReluStep, Step
+from privacy.shared_inference.plan import (
+    AffineStep,
+    LargestStep,
+    LineStep,
+    MaximumStep,
+    Plan,
+    ReluStep,
+    Step,
+)
 from privacy.shared_inference.ring import Ring, as_signed
 
 
@@ -45,7 +53,14 @@ def _followed(step: Step, wires: list[Ring]) -> Ring:
     if isinstance(step, MaximumStep):
         larger = np.maximum(values[step.left], values[step.right])
         return np.concatenate([larger, values[step.rest]]).astype(np.uint64)
+    if isinstance(step, LargestStep):
+        return np.ascontiguousarray(values[step.windows].max(axis=1)).astype(np.uint64)
     short = values >> step.shift
+    if isinstance(step, LineStep):
+        line = step.offset + step.slope * short
+        for knot, turn in zip(step.knots, step.turns, strict=True):
+            line += turn * np.maximum(short - knot, 0)
+        return line.astype(np.uint64)
     if isinstance(step, ReluStep):
         short = np.maximum(short, 0)
     ring = short.astype(np.uint64)

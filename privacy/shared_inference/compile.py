@@ -142,6 +142,7 @@ def compile_model(
         tolerances,
         must_prove=tolerance is not None,
         to_class=answer == "class",
+        batch_size=batch_size,
     )
     plan = Plan(
         input_shape=shape,

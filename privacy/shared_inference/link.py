@@ -1,16 +1,14 @@
-"""A link between two parties: whole messages over one connection, TLS 1.3 with both certificates.
+"""A link between two parties: whole messages over one connection.
 
-A frame is its length, 4 bytes, and a message. What crosses is encrypted and authenticated already,
-for one question; TLS says who is at the other end before there is one, and hides sizes' beginnings
-and ends.
+A frame is its length, 4 bytes, and a message.
 """
 
+import contextlib
 import select
 import socket
 import ssl
 import struct
 import time
-from pathlib import Path
 from types import TracebackType
 
 from privacy.arguments import number, whole
@@ -20,25 +18,6 @@ _LENGTH = struct.Struct("<I")
 _SMALL = 1 << 15
 """Bytes that a system takes from both sides at once, so that they need no turns."""
 _CHUNK = 1 << 16
-
-
-def tls_context(certificate: Path, key: Path, authority: Path, *, listens: bool) -> ssl.SSLContext:
-    """Mutual TLS: who is here has ``certificate`` and ``key``, who is there one of ``authority``.
-
-    Parameters
-    ----------
-    certificate, key, authority : path
-        PEM files. ``authority`` signs the parties' certificates and no others.
-    listens : bool
-        Whether this side waits for the other.
-    """
-    side = ssl.PROTOCOL_TLS_SERVER if listens else ssl.PROTOCOL_TLS_CLIENT
-    context = ssl.SSLContext(side)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(authority)
-    context.load_cert_chain(certificate, key)
-    return context
 
 
 class Link:
@@ -62,6 +41,27 @@ class Link:
         self._timeout = number("timeout", timeout, above=0)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(self._timeout)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds to wait for the other party, each time; may be changed."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float) -> None:
+        self._timeout = seconds
+        try:
+            self._connection.settimeout(seconds)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has come, not even the end of the connection."""
+        try:
+            return not select.select([self._connection], [], [], 0)[0]
+        except (OSError, ValueError):
+            return False
 
     def send(self, message: bytes) -> None:
         """Send a message.
@@ -105,7 +105,9 @@ class Link:
         return received
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; who waits on it in another thread gets a LinkError."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def __enter__(self) -> "Link":

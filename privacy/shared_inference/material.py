@@ -3,7 +3,10 @@ r"""Correlated randomness for one question: what the provider deals, and what a 
 Every wire has a mask r that neither worker knows. The provider knows all masks and deals, for each
 step, shares of what the workers need of them: the matrix of the model's masks times r; a random bit
 t and t·r for every comparison; r² for a square; and, where values are shortened, of R = r >> f and
-the top bit m of r, and of their products. Keys of comparisons (:mod:`.comparison`) are made for r.
+the top bit m of r, and of their products. Where all pairs of a window are compared at once, the
+workers get for each element a table with an entry for every outcome of its comparisons, as they
+will be opened: 1 at the one with which it wins, and 0 elsewhere, and the same times r. Keys of
+comparisons (:mod:`.comparison`) are made for r.
 
 What is random in a share comes of a worker's seed. The first worker, number 0, gets nothing else
 but correction words; the second one gets what completes the sums too::
@@ -20,12 +23,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.mechanisms.randomness import Randomness
 from privacy.shared_inference.aes import KEY_BYTES, PublicPermutation
 from privacy.shared_inference.comparison import Bits, levels, make_keys, seeds_of
 from privacy.shared_inference.plan import (
     AffineStep,
+    ComparingStep,
+    LargestStep,
+    LineStep,
     MaximumStep,
     Plan,
     ReluStep,
@@ -59,6 +66,10 @@ def completions(step: Step) -> int:
         return (5 if step.shift else 2) * step.size
     if isinstance(step, SquareStep):
         return (4 if step.shift else 1) * step.size
+    if isinstance(step, LargestStep):
+        return 2 * step.size * step.window * step.entries
+    if isinstance(step, LineStep):
+        return ((3 if step.shift else 2) * len(step.knots) + 2 * (step.shift > 0)) * step.size
     return 2 * len(step.left)
 
 
@@ -184,12 +195,12 @@ class _Dealing:
         step, batch = self._plan.steps[index], self._plan.batch_size
         first, second = (_drawn(self._plan, index, stream) for stream in self._streams)
         secret = np.zeros(0, np.uint64)
-        if compared(step):
+        if isinstance(step, ComparingStep):
             secret = self._comparisons(step, first, second)
         known = _known(step, self._masks, weights, secret)
         for truth, shape in zip(known, _shapes(step, batch), strict=True):
             self._complete(truth.reshape(shape) - self._streams[0].take(*shape))
-        if compared(step):
+        if isinstance(step, ComparingStep):
             self._hidden_signs(step, first, secret)
         if first.mask is not None and second.mask is not None:
             made = first.mask + second.mask
@@ -197,9 +208,9 @@ class _Dealing:
                 made = np.concatenate([made, self._masks[step.source][step.rest]])
             self._masks.append(made)
 
-    def _comparisons(self, step: Step, first: StepShares, second: StepShares) -> Ring:
+    def _comparisons(self, step: ComparingStep, first: StepShares, second: StepShares) -> Ring:
         """Deal comparisons with the masks; the random bits that hide their results."""
-        alpha = _compared_mask(step, self._masks).ravel()
+        alpha = compared_values(step, self._masks[step.source]).ravel()
         alpha = alpha & np.uint64((1 << _width(step)) - 1)
         words = make_keys(alpha, _width(step), first.seeds, second.seeds, self._pi)
         for part in self.words:
@@ -207,9 +218,10 @@ class _Dealing:
         packed = np.frombuffer(self._randomness.bytes(-(-len(alpha) // 8)), np.uint8)
         return np.unpackbits(packed, count=len(alpha)).astype(np.uint64)
 
-    def _hidden_signs(self, step: Step, first: StepShares, secret: Ring) -> None:
+    def _hidden_signs(self, step: ComparingStep, first: StepShares, secret: Ring) -> None:
         """The masks' sign bits, and that a value is not negative, hidden by the random bits."""
-        signs = (_compared_mask(step, self._masks).ravel() >> np.uint64(_width(step))) & _ONE
+        masks = compared_values(step, self._masks[step.source]).ravel()
+        signs = (masks >> np.uint64(_width(step))) & _ONE
         padded = np.zeros(-(-len(secret) // 64) * 64, np.uint8)
         padded[: len(secret)] = (signs ^ secret ^ _ONE).astype(np.uint8) ^ first.bits
         self._complete(np.packbits(padded, bitorder="little").view("<u8"))
@@ -243,36 +255,81 @@ def _known(step: Step, masks: Sequence[Ring], weights: Ring, secret: Ring) -> li
             structure.multiply(data, masks[source], total)
             start += structure.entries
         return [total]
+    if isinstance(step, LargestStep):
+        return _tables(step, masks[step.source], secret)
     if isinstance(step, MaximumStep):
-        r = _compared_mask(step, masks)
+        r = compared_values(step, masks[step.source])
         t = secret.reshape(r.shape)
         return [t, t * r]
     r, shift = masks[step.source], np.uint64(step.shift)
     short, top = r >> shift, r >> np.uint64(63)
+    if isinstance(step, LineStep):
+        t = secret.reshape(len(step.knots), *r.shape)
+        listed = [t, t * short, t * top, short, top] if step.shift else [t, t * short]
+        return [part.reshape(-1, r.shape[1]) for part in listed]
     if isinstance(step, SquareStep):
         return [r * r] if not step.shift else [short * short, short, top, top * short]
     t = secret.reshape(r.shape)
     return [t, t * r] if not step.shift else [t, t * short, short, top, t * top]
 
 
-def _compared_mask(step: Step, masks: Sequence[Ring]) -> Ring:
-    """The mask of what is compared with zero."""
+def _tables(step: LargestStep, r: Ring, secret: Ring) -> list[Ring]:
+    """For each element of a window, by outcomes as they are opened: whether it wins, and r then."""
+    rows, batch = step.size, r.shape[1]
+    bits = secret.reshape(len(step.pairs), rows * batch)
+    wins = np.zeros((step.window, step.entries, rows * batch), np.uint64)
+    for element in range(step.window):
+        outcome = outcomes(step, element, bits, winning=True)
+        wins[element, outcome, np.arange(rows * batch)] = 1
+    masks = r[step.windows.T].reshape(step.window, 1, rows * batch)
+    return [wins, wins * masks]
+
+
+def outcomes(
+    step: LargestStep, element: int, bits: Ring | Bits, *, winning: bool = False
+) -> NDArray[np.intp]:
+    """Entries of an element's table: its pairs' bits in a row; ``bits`` has shape (pairs, ...).
+
+    ``winning`` takes bits for the ones that hide, and gives the entry where the element wins.
+    """
+    place = np.zeros(bits.shape[1:], np.intp)
+    for number, (pair, win) in enumerate(step.pairs_of(element)):
+        bit = bits[pair].astype(np.intp)
+        place |= (bit ^ win if winning else bit) << number
+    return place
+
+
+def compared_values(step: ComparingStep, values: Ring) -> Ring:
+    """What is compared, shape (comparisons, batch), of a wire's values or masks.
+
+    It is compared with zero, and of a line with its knots in turn: their masks are alike.
+    """
+    if isinstance(step, LineStep):
+        return np.tile(values, (len(step.knots), 1))
     if isinstance(step, MaximumStep):
-        return masks[step.source][step.left] - masks[step.source][step.right]
-    if isinstance(step, ReluStep):
-        return masks[step.source]
-    raise TypeError(f"{type(step).__name__} compares nothing")
+        return values[step.left] - values[step.right]
+    if isinstance(step, LargestStep):
+        columns = step.windows.T
+        return np.concatenate([values[columns[i]] - values[columns[j]] for i, j in step.pairs])
+    return values
 
 
 def _shapes(step: Step, batch: int) -> list[tuple[int, int]]:
     """Of what the provider knows of a step."""
+    if isinstance(step, LineStep):
+        rows = step.size * len(step.knots)
+        return [(rows, batch)] * (3 if step.shift else 2) + [(step.size, batch)] * (
+            2 if step.shift else 0
+        )
     rows = len(step.left) if isinstance(step, MaximumStep) else step.size
+    if isinstance(step, LargestStep):
+        rows *= step.window * step.entries
     return [(rows, batch)] * (completions(step) // rows)
 
 
 def _width(step: Step) -> int:
     """Bits of the numbers that a step compares: those of its values without the sign."""
-    if isinstance(step, ReluStep | MaximumStep):
+    if isinstance(step, ComparingStep):
         return step.width - 1
     raise TypeError(f"{type(step).__name__} compares nothing")
 

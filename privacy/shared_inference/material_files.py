@@ -2,10 +2,11 @@
 
 Questions are numbered, and pieces are used in rising order; what was left out is spent. Before a
 piece is used the number that follows it is on disk, some numbers ahead, so that a crash costs some
-pieces and never uses one twice.
+pieces and never uses one twice; an orderly end costs none.
 """
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -18,19 +19,21 @@ from privacy.shared_inference.errors import (
     MaterialUsedError,
     MessageError,
 )
-from privacy.shared_inference.messages import OVERHEAD, VERSION, Head, Party, Tag, seal_into, unseal
+from privacy.shared_inference.messages import OVERHEAD, VERSION, Head, Party, Tag, seal, unseal
 
 _MAGIC = b"BSSM"
 _HEAD = struct.Struct("<4sBB16sQQQ")
 _USED = struct.Struct("<16sQ")
+_SUFFIX = ".material"
 _AHEAD = 16
 """Questions whose use is written down together: a write takes milliseconds."""
 
 
+@dataclass(frozen=True)
 class Bundle:
-    """A party's pieces, sealed as they are made.
+    """A party's pieces for questions in a row, as they are written and sent.
 
-    Parameters
+    Attributes
     ----------
     party : Party
     session, key : bytes
@@ -41,24 +44,28 @@ class Bundle:
         Bytes of a piece.
     """
 
-    def __init__(
-        self, party: Party, session: bytes, key: bytes, first: int, count: int, size: int
-    ) -> None:
-        self._party, self._session, self._key = party, session, key
-        self._first, self._step = first, size + OVERHEAD
-        self._content = bytearray(_HEAD.size + count * self._step)
-        _HEAD.pack_into(self._content, 0, _MAGIC, VERSION, party, session, first, count, size)
+    party: Party
+    session: bytes
+    key: bytes
+    first: int
+    count: int
+    size: int
 
-    def put(self, question: int, piece: bytes) -> None:
-        """Seal the piece of a question."""
-        start = _HEAD.size + (question - self._first) * self._step
-        head = Head(Tag.MATERIAL, Party.PROVIDER, self._party, self._session, question)
-        place = memoryview(self._content)[start : start + self._step]
-        seal_into(place, head, piece, self._key)
+    @property
+    def header(self) -> bytes:
+        """What comes before the pieces."""
+        fields = (self.party, self.session, self.first, self.count, self.size)
+        return _HEAD.pack(_MAGIC, VERSION, *fields)
 
-    def to_bytes(self) -> bytes:
-        """The bundle as it is sent."""
-        return bytes(self._content)
+    @property
+    def name(self) -> str:
+        """Of the bundle's file."""
+        return f"{self.first:012d}{_SUFFIX}"
+
+    def sealed(self, question: int, piece: bytes) -> bytes:
+        """The piece of a question, for its party alone."""
+        head = Head(Tag.MATERIAL, Party.PROVIDER, self.party, self.session, question)
+        return seal(head, piece, self.key)
 
 
 class MaterialStore:
@@ -121,13 +128,16 @@ class MaterialStore:
             If it is none, for another party, or of another session. Its pieces are checked as they
             are used.
         """
-        first, count = self._checked(material)
+        if not isinstance(material, bytes | bytearray):
+            raise MessageError("material is bytes, from Provider.provision")
+        first, count = self._checked(material[: _HEAD.size], len(material))
         if first + count <= self._next or first in self._bundles:
             return
         if self._folder is None:
             self._bundles[first] = (count, bytes(material))
         else:
-            path = self._folder / f"{first:012d}.material"
+            path = self._folder / f"{first:012d}{_SUFFIX}"
+            remove_leftovers(path)
             write_durably(path, bytes(material))
             self._bundles[first] = (count, path)
 
@@ -157,9 +167,34 @@ class MaterialStore:
         head = Head(Tag.MATERIAL, Party.PROVIDER, self._party, self._session, question)
         return unseal(sealed, head, self._key, self._size)
 
+    def look(self) -> int:
+        """Take in bundles that were copied into the folder since; the pieces that came.
+
+        A file that is still being copied is left for the next time. One for another party, or of
+        another session, is a ``MessageError`` that names it.
+        """
+        if self._folder is None:
+            return 0
+        before = self.left
+        known = {where for _, where in self._bundles.values()}
+        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            if path in known:
+                continue
+            try:
+                first, count = self._checked_file(path)
+            except _CutShortError:
+                continue
+            except MessageError as error:
+                raise MessageError(f"{path}: {error}; remove it") from error
+            self._bundles.setdefault(first, (count, path))
+        self._forget()
+        return self.left - before
+
     def close(self) -> None:
-        """Let another process use the folder."""
-        if self._lock is not None:
+        """Let another process use the folder, from the next piece on."""
+        if self._lock is not None and self._lock.is_locked:
+            if self._written != self._next:
+                self._write_used(self._next)
             self._lock.release()
 
     def __enter__(self) -> "MaterialStore":
@@ -191,11 +226,7 @@ class MaterialStore:
                     "material"
                 )
             self._next = self._written = _USED.unpack(content)[1]
-        for path in sorted(folder.glob("*.material")):
-            remove_leftovers(path)
-            first, count = self._checked(path.read_bytes())
-            self._bundles[first] = (count, path)
-        self._forget()
+        self.look()
 
     @property
     def _used_file(self) -> Path:
@@ -223,11 +254,13 @@ class MaterialStore:
         if question < self._next:
             raise MaterialUsedError(question, self._next)
         if self._folder is not None and question >= self._written:
-            written = question + _AHEAD
-            write_durably(self._used_file, _USED.pack(self._session, written))
-            self._written = written
+            self._write_used(question + _AHEAD)
         self._next = question + 1
         self._forget()
+
+    def _write_used(self, following: int) -> None:
+        write_durably(self._used_file, _USED.pack(self._session, following))
+        self._written = following
 
     def _forget(self) -> None:
         """Remove bundles of which nothing is left."""
@@ -237,14 +270,25 @@ class MaterialStore:
                 if isinstance(where, Path):
                     where.unlink(missing_ok=True)
 
-    def _checked(self, material: bytes) -> tuple[int, int]:
-        if not isinstance(material, bytes | bytearray) or len(material) < _HEAD.size:
-            raise MessageError("material is bytes, from Provider.provision")
-        magic, version, party, session, first, count, size = _HEAD.unpack_from(material)
+    def _checked_file(self, path: Path) -> tuple[int, int]:
+        with path.open("rb") as file:
+            return self._checked(file.read(_HEAD.size), path.stat().st_size)
+
+    def _checked(self, head: bytes, length: int) -> tuple[int, int]:
+        """The first question and the number of them, of a bundle's head and length."""
+        if len(head) < _HEAD.size:
+            raise _CutShortError("the material is cut short")
+        magic, version, party, session, first, count, size = _HEAD.unpack(head)
         if magic != _MAGIC or version != VERSION:
             raise MessageError(f"not material of format {VERSION}; use the same release everywhere")
         if party != self._party or session != self._session:
             raise MessageError("the material is for another party, or of another session")
-        if size != self._size or len(material) != _HEAD.size + count * (size + OVERHEAD):
-            raise MessageError("the material is cut short, or of another plan")
+        if size != self._size:
+            raise MessageError("the material is of another plan")
+        if length != _HEAD.size + count * (size + OVERHEAD):
+            raise _CutShortError("the material is cut short, or too long")
         return first, count
+
+
+class _CutShortError(MessageError):
+    """A bundle that is not all here."""

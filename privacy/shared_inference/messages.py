@@ -82,14 +82,6 @@ def seal(head: Head, body: bytes, key: bytes) -> bytes:
     return b"".join((header, nonce, AESGCM(key).encrypt(nonce, body, header)))
 
 
-def seal_into(place: memoryview, head: Head, body: bytes, key: bytes) -> None:
-    """Write a message to a place of ``len(body) + OVERHEAD`` bytes."""
-    header, nonce = head.to_bytes(), os.urandom(_NONCE_BYTES)
-    start = len(header) + len(nonce)
-    place[:start] = header + nonce
-    AESGCM(key).encrypt_into(nonce, body, header, place[start:])
-
-
 def unseal(message: bytes | memoryview, head: Head, key: bytes, size: int) -> bytes:
     """The body of a message, ``size`` bytes, whose header must be ``head``.
 

@@ -1,11 +1,15 @@
 """The model owner: a compiled model, masked for the workers."""
 
-from privacy.shared_inference.compile import SharedModel
+from typing import TYPE_CHECKING
+
 from privacy.shared_inference.messages import Head, Letter, Party, Tag, seal
 from privacy.shared_inference.ring import Stream
 
+if TYPE_CHECKING:
+    from privacy.shared_inference.compile import SharedModel
 
-def share_model(model: SharedModel, letter: bytes) -> tuple[bytes, bytes]:
+
+def share_model(model: "SharedModel", letter: bytes) -> tuple[bytes, bytes]:
     """Messages that give the workers a model in shares: for alice, and for bob.
 
     Parameters

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,73 @@ class MaximumStep:
         return len(self.left) + len(self.rest)
 
 
-Step = AffineStep | ReluStep | SquareStep | MaximumStep
+@dataclass(frozen=True, eq=False)
+class LargestStep:
+    """The largest element of each window, by comparing all pairs of a window at once.
+
+    Attributes
+    ----------
+    source, width : int
+        ``width`` bits hold the difference of a pair with its sign.
+    windows : ndarray of int32, shape (maxima, window)
+        Places; a window has 3 or 4.
+    """
+
+    source: int
+    windows: Places
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Elements of the wire that it makes."""
+        return len(self.windows)
+
+    @property
+    def window(self) -> int:
+        """Elements of a window."""
+        return int(self.windows.shape[1])
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Which elements of a window are compared: the earlier one first."""
+        return tuple(combinations(range(self.window), 2))
+
+    def pairs_of(self, element: int) -> list[tuple[int, int]]:
+        """The pairs of an element: their numbers, and the bit that each has where it wins."""
+        return [
+            (number, int(pair[0] == element))
+            for number, pair in enumerate(self.pairs)
+            if element in pair
+        ]
+
+    @property
+    def entries(self) -> int:
+        """Of an element's table: one for every outcome of its comparisons."""
+        return 1 << (self.window - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class LineStep:
+    """A line of pieces on each element: offset + slope·x + Σ turns·max(x - knots, 0).
+
+    x is shortened by ``shift`` bits before; ``width`` bits hold what it is compared with, from x
+    before that, with its sign.
+    """
+
+    source: int
+    size: int
+    width: int
+    shift: int
+    offset: int
+    slope: int
+    knots: tuple[int, ...]
+    turns: tuple[int, ...]
+
+
+ComparingStep = ReluStep | MaximumStep | LargestStep | LineStep
+Step = AffineStep | SquareStep | ComparingStep
+_WINDOWS = (3, 4)
+_MAX_KNOTS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +217,7 @@ class Plan:
     def exchanges(self) -> int:
         """Messages that each worker sends the other about a question: rounds."""
         last = len(self.steps) - 1
-        compared = sum(isinstance(step, ReluStep | MaximumStep) for step in self.steps)
-        return compared + last
+        return sum(isinstance(step, ComparingStep) for step in self.steps) + last
 
     @cached_property
     def exchanged_bytes(self) -> int:
@@ -190,8 +256,11 @@ class Plan:
                 places = [keep(part) for part in (step.left, step.right, step.rest)]
                 fields = {"source": step.source, "width": step.width, "places": places}
                 steps.append({"kind": "maximum", **fields})
+            elif isinstance(step, LargestStep):
+                fields = {"source": step.source, "width": step.width, "window": step.window}
+                steps.append({"kind": "largest", **fields, "places": keep(step.windows.ravel())})
             else:
-                kind = "relu" if isinstance(step, ReluStep) else "square"
+                kind = type(step).__name__.removesuffix("Step").lower()
                 steps.append({"kind": kind, **vars(step)})
         fields = {**vars(self), "steps": steps}
         names = [*Plan.__dataclass_fields__]
@@ -231,8 +300,12 @@ class Plan:
                 lines.append(f"{name}: {step.weights} weights to {step.size} values")
             elif isinstance(step, MaximumStep):
                 lines.append(f"{name}: {len(step.left)} pairs in {step.width} bits")
+            elif isinstance(step, LargestStep):
+                lines.append(f"{name}: {step.size} windows of {step.window} in {step.width} bits")
             else:
-                width = f" in {step.width} bits" if isinstance(step, ReluStep) else ""
+                width = "" if isinstance(step, SquareStep) else f" in {step.width} bits"
+                if isinstance(step, LineStep):
+                    width = f", {len(step.knots)} knots each{width}"
                 shift = f", shortened by {step.shift}" if step.shift else ""
                 lines.append(f"{name}: {step.size} values{width}{shift}")
         lines.append(f"{self.exchanges} exchanges of {self.exchanged_bytes} bytes in all each way")
@@ -243,6 +316,10 @@ def compared(step: Step) -> int:
     """Comparisons of one image."""
     if isinstance(step, ReluStep):
         return step.size
+    if isinstance(step, LargestStep):
+        return step.size * len(step.pairs)
+    if isinstance(step, LineStep):
+        return step.size * len(step.knots)
     return len(step.left) if isinstance(step, MaximumStep) else 0
 
 
@@ -258,7 +335,7 @@ def opened(step: Step) -> int:
 
 def correction_words(step: Step, batch: int) -> int:
     """64-bit words of a step's comparison keys, which both workers get."""
-    if not isinstance(step, ReluStep | MaximumStep):
+    if not isinstance(step, ComparingStep):
         return 0
     return key_words(step.width - 1) * compared(step) * batch
 
@@ -314,7 +391,7 @@ def _read(given: bytes) -> Plan:
     if not steps or answer not in ("logits", "class") or not _is_error(error):
         raise MessageError("the plan's answer is of no known kind")
     if steps[-1].size != (1 if answer == "class" else logits) or (
-        not isinstance(steps[-1], MaximumStep if answer == "class" else AffineStep)
+        not isinstance(steps[-1], MaximumStep | LargestStep if answer == "class" else AffineStep)
     ):
         raise MessageError("the plan's last step makes no such answer")
     low, high = map(_tuples, fields["input_range"])
@@ -355,7 +432,9 @@ def _step(listed: dict[str, Any], sizes: Sequence[int], arrays: _Arrays) -> Step
             sizes[listed["source"]],
             _whole(listed["shift"], 0, MAX_WIDTH - 1),
         ),
+        "line": lambda: _line(listed, sizes, source),
         "maximum": lambda: _maximum(listed, sizes, source, arrays),
+        "largest": lambda: _largest(listed, sizes, source, arrays),
     }
     if listed["kind"] not in make:
         raise MessageError(f"the plan has a step of kind {listed['kind']!r:.20}")
@@ -395,32 +474,74 @@ def _maximum(
     return MaximumStep(number, left, right, rest, _whole(listed["width"], 2, MAX_WIDTH))
 
 
+def _line(listed: dict[str, Any], sizes: Sequence[int], source: Callable[[Any], int]) -> LineStep:
+    number, most = source(listed["source"]), 1 << MAX_WIDTH
+    knots, turns = (
+        tuple(_whole(value, -most, most) for value in listed[name]) for name in ("knots", "turns")
+    )
+    if not 1 <= len(knots) == len(turns) <= _MAX_KNOTS or list(knots) != sorted({*knots}):
+        raise MessageError("a line of the plan has no such knots")
+    return LineStep(
+        number,
+        sizes[number],
+        _whole(listed["width"], 2, MAX_WIDTH),
+        _whole(listed["shift"], 0, MAX_WIDTH - 1),
+        _whole(listed["offset"], -most, most),
+        _whole(listed["slope"], -most, most),
+        knots,
+        turns,
+    )
+
+
+def _largest(
+    listed: dict[str, Any], sizes: Sequence[int], source: Callable[[Any], int], arrays: _Arrays
+) -> LargestStep:
+    number, window = source(listed["source"]), _whole(listed["window"], *_WINDOWS)
+    places = arrays.take(listed["places"], sizes[number])
+    if len(places) == 0 or len(places) % window:
+        raise MessageError("a maximum of the plan has no such windows")
+    width = _whole(listed["width"], 2, MAX_WIDTH)
+    return LargestStep(number, places.reshape(-1, window), width)
+
+
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def tournament(windows: NDArray[np.int64]) -> list[tuple[Places, Places, Places]]:
-    """Pairs, level by level, whose larger elements are at last the maxima of windows.
+def rounds_of(windows: NDArray[np.int64], together: int) -> list[tuple[Places, ...]]:
+    """What is compared, round by round, until the maxima of windows are left.
 
     Parameters
     ----------
     windows : ndarray of int, shape (maxima, size)
         Places in a wire, of size 2 or more. Elements of a window meet in the order of the window,
-        so that the earlier of two is always the left one.
+        so that of equal ones the earliest is the largest.
+    together : int
+        Elements whose pairs are all compared at once, 2 to 4. More take fewer rounds, and more
+        comparisons.
 
     Returns
     -------
-    list of (left, right, rest)
-        Of each level: places in the wire before it.
+    list of tuples of ndarray
+        Places in the wire before it: of pairs (left, right, rest), or of windows, alone.
     """
-    levels = []
+    rounds: list[tuple[Places, ...]] = []
     while windows.shape[1] > 1:
         count, size = windows.shape
+        groups = -(-size // together)
+        window = -(-size // groups)
+        if window > 2:
+            # The first element fills up: an equal one more changes no maximum.
+            filler = np.repeat(windows[:, :1], groups * window - size, axis=1)
+            filled = np.hstack([windows, filler]).reshape(count * groups, window)
+            rounds.append((filled.astype(np.int32),))
+            windows = np.arange(count * groups).reshape(count, groups)
+            continue
         pairs = size // 2
         left, right = windows[:, 0 : 2 * pairs : 2], windows[:, 1 : 2 * pairs : 2]
         rest = windows[:, 2 * pairs :]
-        levels.append(tuple(part.ravel().astype(np.int32) for part in (left, right, rest)))
+        rounds.append(tuple(part.ravel().astype(np.int32) for part in (left, right, rest)))
         made = np.arange(count * pairs).reshape(count, pairs)
         over = count * pairs + np.arange(rest.size).reshape(rest.shape)
         windows = np.hstack([made, over])
-    return [(left, right, rest) for left, right, rest in levels]
+    return rounds

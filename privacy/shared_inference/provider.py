@@ -5,11 +5,13 @@ messages of one worker, reads everything.
 """
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.arguments import lasting_file, whole
-from privacy.files import write_durably
+from privacy.files import replacement, write_durably
 from privacy.mechanisms.randomness import SystemRandomness
 from privacy.shared_inference.errors import MaterialError, MessageError
 from privacy.shared_inference.material import OWNER_PIECE_BYTES, deal, worker_piece_bytes
@@ -101,8 +103,64 @@ class Provider:
         return Letter(party, secrets["session"], chosen).to_bytes(self._plan)
 
     def provision(self, questions: int) -> Provision:
-        """Material for so many more questions of ``batch_size`` images each."""
-        questions = whole("questions", questions, least=1)
+        """Material for so many more questions of ``batch_size`` images each, in memory."""
+        bundles = self._begun(whole("questions", questions, least=1))
+        parts = [[bundle.header] for bundle in bundles]
+        for sealed in self._pieces(bundles):
+            for part, piece in zip(parts, sealed, strict=True):
+                part.append(piece)
+        first = bundles[0].first
+        return Provision(first, questions, *(b"".join(part) for part in parts))
+
+    def write_material(
+        self,
+        questions: int,
+        *,
+        alice: str | Path,
+        bob: str | Path,
+        data_owner: str | Path,
+        questions_a_file: int = 1000,
+    ) -> list[Path]:
+        """Material for so many more questions, into files in the parties' folders.
+
+        A piece is written as soon as it is made, so that memory stays flat. Each party gets what is
+        in its folder, and takes it in by :meth:`MaterialStore.look`.
+
+        Parameters
+        ----------
+        questions : int
+        alice, bob, data_owner : path
+            Folders, made where there are none.
+        questions_a_file : int
+            A file is removed when all its questions were asked.
+
+        Returns
+        -------
+        list of Path
+            The files.
+        """
+        left = whole("questions", questions, least=1)
+        most = whole("questions_a_file", questions_a_file, least=1)
+        folders = [Path(folder) for folder in (alice, bob, data_owner)]
+        for folder in folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        written: list[Path] = []
+        while left:
+            bundles = self._begun(min(left, most))
+            left -= bundles[0].count
+            paths = [f / bundle.name for f, bundle in zip(folders, bundles, strict=True)]
+            with ExitStack() as stack:
+                files = [stack.enter_context(replacement(path)) for path in paths]
+                for file, bundle in zip(files, bundles, strict=True):
+                    file.write(bundle.header)
+                for sealed in self._pieces(bundles):
+                    for file, piece in zip(files, sealed, strict=True):
+                        file.write(piece)
+            written += paths
+        return written
+
+    def _begun(self, questions: int) -> list[Bundle]:
+        """The three parties' bundles for the next questions."""
         first, plan, session = self._next, self._plan, self._secrets["session"]
         # On disk before the first piece is made: after a crash numbers are left out, never dealt
         # again.
@@ -111,15 +169,17 @@ class Provider:
         sizes = (worker_piece_bytes(plan, 0), worker_piece_bytes(plan, 1), OWNER_PIECE_BYTES)
         parties = (Party.ALICE, Party.BOB, Party.DATA_OWNER)
         keys = [self._secrets[name] for name in ("alice_key", "bob_key", "owner_key")]
-        bundles = [
+        return [
             Bundle(party, session, key, first, questions, size)
             for party, key, size in zip(parties, keys, sizes, strict=True)
         ]
-        for question in range(first, self._next):
-            pieces = deal(plan, self._masks, self._randomness)
-            for bundle, piece in zip(bundles, pieces, strict=True):
-                bundle.put(question, piece)
-        return Provision(first, questions, *(bundle.to_bytes() for bundle in bundles))
+
+    def _pieces(self, bundles: Sequence[Bundle]) -> Iterator[list[bytes]]:
+        """Each question's pieces, sealed for their parties."""
+        first = bundles[0].first
+        for question in range(first, first + bundles[0].count):
+            pieces = deal(self._plan, self._masks, self._randomness)
+            yield [b.sealed(question, piece) for b, piece in zip(bundles, pieces, strict=True)]
 
     def _keep(self) -> None:
         if self._file is None:

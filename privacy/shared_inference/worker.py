@@ -82,6 +82,11 @@ class Worker:
         self.material = MaterialStore(self.party, self._session, key, size, where)
         self._prepared: dict[int, Prepared] = {}
 
+    @property
+    def prepared(self) -> int:
+        """For how many questions the work ahead is done."""
+        return len(self._prepared)
+
     def prepare(self) -> int:
         """Do the work ahead of the next question for which nothing is prepared; its number.
 

@@ -8,7 +8,9 @@ model's masks, the shares of y = W·x + b add up from
 all but the first before a question comes. The sign of x in k bits is that of x̂, XOR that of r, XOR
 [x̂ mod 2^(k-1) < r mod 2^(k-1)], whose shares are two bits (:mod:`.comparison`); it is opened hidden
 by a random bit t. With u the opened bit of "not negative", max(x, 0) is x - t·x where u is 1, and
-t·x elsewhere, and t·x = t·x̂ - t·r has shares. A maximum of two is max(a - b, 0) + b.
+t·x elsewhere, and t·x = t·x̂ - t·r has shares. A maximum of two is max(a - b, 0) + b. Of a window,
+whose pairs are all compared at once, each element has tables by the outcomes that were opened: with
+w the shares of "it wins" and v those of w·r, the largest is the sum of all w·x̂ - v.
 
 Shortening: with 2^62 added x is positive, so that for shift f, R = r >> f and m the top bit of r
 
@@ -22,13 +24,17 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.kernels import compiled
 from privacy.shared_inference.comparison import Bits, evaluate
 from privacy.shared_inference.errors import MessageError
-from privacy.shared_inference.material import Shares, StepShares
+from privacy.shared_inference.material import Shares, StepShares, compared_values, outcomes
 from privacy.shared_inference.plan import (
     AffineStep,
+    ComparingStep,
+    LargestStep,
+    LineStep,
     MaximumStep,
     Plan,
     ReluStep,
@@ -151,18 +157,20 @@ def _checked(message: bytes, size: int) -> bytes:
 
 def _selected(
     plan: Plan,
-    step: ReluStep | MaximumStep,
+    step: ComparingStep,
     holder: int,
     wires: Sequence[Ring],
     prepared: Prepared,
     index: int,
 ) -> Conversation:
-    """A share of max(x, 0) of a wire, or of the larger of pairs on it, plus the mask."""
+    """A share of max(x, 0) of a wire, or of the largest of elements of it, plus the mask."""
     part, base = prepared.shares.steps[index], prepared.constants[index]
     wire, mask = wires[step.source], prepared.masks[step.source]
-    x, r = wire, mask
+    x = compared_values(step, wire)
+    if isinstance(step, LineStep):
+        knots = np.repeat(_ring(step.knots) << np.uint64(step.shift), step.size)
+        x = x - knots[:, None]
     if isinstance(step, MaximumStep):
-        x, r = wire[step.left] - wire[step.right], mask[step.left] - mask[step.right]
         base = base - mask[step.right]
         if holder == 0:
             base = base + wire[step.right]
@@ -178,7 +186,13 @@ def _selected(
     other = yield np.packbits(bits, bitorder="little").tobytes()
     packed = np.frombuffer(_checked(other, -(-count // 8)), np.uint8)
     bits ^= np.unpackbits(packed, count=count, bitorder="little")
-    share = np.empty(x.shape, np.uint64)
+    share = np.empty(base.shape, np.uint64)
+    if isinstance(step, LargestStep):
+        _largest(step, bits, wire, part.known, base, share)
+        return share
+    if isinstance(step, LineStep):
+        opened = bits.reshape(len(step.knots), *wire.shape)
+        return base + _line(step, holder, opened, wire, mask, part.known)
     if isinstance(step, ReluStep) and step.shift:
         t, t_short, short, top, t_top = part.known
         kept, wrapped = _shortened(x, step.shift)
@@ -187,8 +201,48 @@ def _selected(
         share[:] = np.where(bits.reshape(x.shape), own - flipped, flipped) + base
         return share
     t, t_r = part.known
+    r = compared_values(step, mask)
     _select(holder, bits, flat, r.ravel(), t.ravel(), t_r.ravel(), base.ravel(), share.ravel())
     return share
+
+
+def _largest(
+    step: LargestStep, bits: Bits, wire: Ring, tables: Sequence[Ring], base: Ring, share: Ring
+) -> None:
+    """A share of the largest of each window, plus the mask, by the outcomes of comparisons."""
+    count = base.size
+    opened = bits.reshape(len(step.pairs), count)
+    places = np.stack([outcomes(step, element, opened) for element in range(step.window)])
+    values = wire[step.windows.T].reshape(step.window, count)
+    wins, hidden = (table.reshape(step.window, step.entries, count) for table in tables)
+    _look_up(places, values, wins, hidden, base.ravel(), share.ravel())
+
+
+def _line(
+    step: LineStep, holder: int, bits: Bits, wire: Ring, mask: Ring, known: Sequence[Ring]
+) -> Ring:
+    """A share of a line of pieces, by which knots lie below: shape (elements, batch)."""
+    shape = (len(step.knots), *wire.shape)
+    t, t_r = (part.reshape(shape) for part in known[:2])
+    kept, wrapped = wire, np.zeros_like(wire)
+    t_top = np.zeros_like(t)
+    own = wire - mask if holder == 0 else -mask
+    if step.shift:
+        kept, wrapped = _shortened(wire, step.shift)
+        t_top, (short, top) = known[2].reshape(shape), known[3:]
+        own = _short_share(holder, kept, wrapped, short, top)
+    made: Ring = own * _ring((step.slope,))
+    if holder == 0:
+        made += _ring((step.offset,))
+    for place, (knot, turn) in enumerate(zip(_ring(step.knots), _ring(step.turns), strict=True)):
+        flipped = t[place] * (kept - knot) - t_r[place] + t_top[place] * wrapped
+        above = own - flipped - knot if holder == 0 else own - flipped
+        made += turn * np.where(bits[place], above, flipped)
+    return made
+
+
+def _ring(numbers: Sequence[int]) -> Ring:
+    return np.array(numbers, dtype=np.int64).astype(np.uint64)
 
 
 def _shortened(masked: Ring, shift: int) -> tuple[Ring, Ring]:
@@ -232,3 +286,16 @@ def _select(
             if holder == 0:
                 made += x[place]
         share[place] = base[place] + made
+
+
+@compiled
+def _look_up(
+    places: NDArray[np.intp], values: Ring, wins: Ring, hidden: Ring, base: Ring, share: Ring
+) -> None:
+    for window in range(len(share)):
+        made = base[window]
+        for element in range(len(places)):
+            place = places[element, window]
+            made += wins[element, place, window] * values[element, window]
+            made -= hidden[element, place, window]
+        share[window] = made

@@ -4,7 +4,7 @@ import { greyOf } from "./picture.js";
 
 /** @typedef {import("./picture.js").Grey} Grey */
 
-const PEN = 20;
+const PEN = 18;
 const STEP = 10;
 const LARGEST = 1024;
 /** @type {Record<string, [number, number]>} */
@@ -20,7 +20,7 @@ export class Pad {
   #done;
   #empty = true;
   #down = false;
-  #at = [140, 140];
+  #at = [128, 128];
   /** @type {Grey | null} */
   #picture = null;
 

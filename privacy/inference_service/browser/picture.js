@@ -78,10 +78,11 @@ function even(value) {
 
 /** @param {Float64Array} values @returns {[number, number]} */
 function ends(values) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
+  let low = Infinity;
+  let high = -Infinity;
+  for (let n = 0; n < values.length; n++) {
+    if (values[n] < low) low = values[n];
+    if (values[n] > high) high = values[n];
   }
   return [low, high];
 }
@@ -99,8 +100,46 @@ const median = (values) => percentile(values, 0.5);
 
 /** Scaled as Pillow does: where it shrinks, every pixel counts. @param {Grey} grey @param {number} height @param {number} width @returns {Grey} */
 export function resized(grey, height, width) {
-  const wide = along(grey, width);
-  return turned(along(turned(wide), height));
+  const wide = new Float64Array(width * grey.height);
+  shares(grey.width, width, (c, first, weights) => {
+    for (let r = 0; r < grey.height; r++) {
+      let sum = 0;
+      for (let n = 0; n < weights.length; n++) sum += grey.values[r * grey.width + first + n] * weights[n];
+      wide[r * width + c] = Math.fround(sum);
+    }
+  });
+  const values = new Float64Array(width * height);
+  shares(grey.height, height, (r, first, weights) => {
+    for (let c = 0; c < width; c++) {
+      let sum = 0;
+      for (let n = 0; n < weights.length; n++) sum += wide[(first + n) * width + c] * weights[n];
+      values[r * width + c] = Math.fround(sum);
+    }
+  });
+  return { width, height, values };
+}
+
+/**
+ * For each pixel of a side of `to` pixels, which of `from` it is made of, and how much of each.
+ * @param {number} from @param {number} to
+ * @param {(place: number, first: number, weights: Float64Array) => void} use
+ */
+function shares(from, to, use) {
+  const scale = from / to;
+  const wide = Math.max(scale, 1);
+  for (let place = 0; place < to; place++) {
+    const centre = (place + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - wide + 0.5));
+    const last = Math.min(from, Math.trunc(centre + wide + 0.5));
+    const weights = new Float64Array(last - first);
+    let total = 0;
+    for (let n = 0; n < weights.length; n++) {
+      weights[n] = Math.max(0, 1 - Math.abs((first + n - centre + 0.5) / wide));
+      total += weights[n];
+    }
+    for (let n = 0; n < weights.length; n++) weights[n] /= total;
+    use(place, first, weights);
+  }
 }
 
 /** @param {Grey} grey @returns {Grey} */
@@ -110,30 +149,6 @@ function turned({ width, height, values }) {
     for (let c = 0; c < width; c++) result[c * height + r] = values[r * width + c];
   }
   return { width: height, height: width, values: result };
-}
-
-/** @param {Grey} grey @param {number} width @returns {Grey} */
-function along({ width: from, height, values }, width) {
-  const scale = from / width;
-  const wide = Math.max(scale, 1);
-  const result = new Float64Array(width * height);
-  for (let c = 0; c < width; c++) {
-    const centre = (c + 0.5) * scale;
-    const first = Math.max(0, Math.trunc(centre - wide + 0.5));
-    const last = Math.min(from, Math.trunc(centre + wide + 0.5));
-    const weights = new Float64Array(last - first);
-    let total = 0;
-    for (let n = 0; n < weights.length; n++) {
-      weights[n] = Math.max(0, 1 - Math.abs((first + n - centre + 0.5) / wide));
-      total += weights[n];
-    }
-    for (let r = 0; r < height; r++) {
-      let sum = 0;
-      for (let n = 0; n < weights.length; n++) sum += values[r * from + first + n] * weights[n];
-      result[r * width + c] = Math.fround(sum / total);
-    }
-  }
-  return { width, height, values: result };
 }
 
 /** @param {Grey} grey */
@@ -159,9 +174,12 @@ function ring(grey) {
   const { width: w, height: h } = grey;
   const edge = Math.max(1, Math.floor(Math.min(w, h) / 16));
   const sides = [
-    [0, edge, 0, w], [h - edge, h, 0, w], [edge, h - edge, 0, edge], [edge, h - edge, w - edge, w],
+    part(grey, 0, edge, 0, w), part(grey, h - edge, h, 0, w),
+    part(grey, edge, h - edge, 0, edge), part(grey, edge, h - edge, w - edge, w),
   ];
-  return Float64Array.from(sides.flatMap(([a, b, c, d]) => [...part(grey, a, b, c, d).values]));
+  const result = new Float64Array(sides.reduce((sum, side) => sum + side.values.length, 0));
+  sides.reduce((at, { values }) => (result.set(values, at), at + values.length), 0);
+  return result;
 }
 
 /** @param {Grey} grey @param {number} ground */
@@ -179,19 +197,26 @@ function isDarkOnLight(grey, ground) {
   );
   let below = 0;
   let above = 0;
-  for (const value of values) {
-    if (value < ground) below += (value - ground) ** 2;
-    else above += (value - ground) ** 2;
+  for (let n = 0; n < values.length; n++) {
+    const from = values[n] - ground;
+    if (from < 0) below += from * from;
+    else above += from * from;
   }
   return below > above && median(corners) > middle && median(ring(grey)) > middle;
 }
 
-/** The drawing in MNIST's box, centred by its mass. @param {Grey} found */
-function centred(found) {
-  let level = withoutSpecks(found);
+/** The drawing in MNIST's box, centred by its mass. @param {Grey} level changed */
+function centred(level) {
+  removeSpecks(level);
   let [top, bottom, left, right] = box(level);
   const before = BOX / Math.max(bottom - top, right - left);
-  const wider = even(STROKE / before - 2 * Math.sqrt(largestDistance(level)));
+  // With what is next to the drawing, from which its pixels have their distances.
+  const around = part(
+    level,
+    Math.max(top - 1, 0), Math.min(bottom + 1, level.height),
+    Math.max(left - 1, 0), Math.min(right + 1, level.width),
+  );
+  const wider = even(STROKE / before - 2 * Math.sqrt(largestDistance(around)));
   if (wider > 0) level = widened(level, wider);
   [top, bottom, left, right] = box(level);
   const cut = part(level, top, bottom, left, right);
@@ -232,8 +257,8 @@ function box({ width, height, values }) {
   return [top, bottom, left, right];
 }
 
-/** Parts much smaller than the largest are dirt. @param {Grey} level @returns {Grey} */
-function withoutSpecks({ width, height, values }) {
+/** Parts much smaller than the largest are dirt. @param {Grey} level changed */
+function removeSpecks({ width, height, values }) {
   const parts = new Int32Array(values.length);
   const areas = [0];
   for (let start = 0; start < values.length; start++) {
@@ -246,9 +271,11 @@ function withoutSpecks({ width, height, values }) {
       const n = /** @type {number} */ (open.pop());
       areas[number]++;
       const r = Math.floor(n / width);
-      const c = n % width;
-      for (let y = Math.max(r - 1, 0); y <= Math.min(r + 1, height - 1); y++) {
-        for (let x = Math.max(c - 1, 0); x <= Math.min(c + 1, width - 1); x++) {
+      const c = n - r * width;
+      const right = Math.min(c + 1, width - 1);
+      const bottom = Math.min(r + 1, height - 1);
+      for (let y = Math.max(r - 1, 0); y <= bottom; y++) {
+        for (let x = Math.max(c - 1, 0); x <= right; x++) {
           const m = y * width + x;
           if (values[m] > INK && parts[m] === 0) {
             parts[m] = number;
@@ -258,12 +285,11 @@ function withoutSpecks({ width, height, values }) {
       }
     }
   }
-  const least = SPECK * Math.max(...areas);
-  return {
-    width,
-    height,
-    values: values.map((value, n) => (parts[n] > 0 && areas[parts[n]] < least ? 0 : value)),
-  };
+  const least = SPECK * areas.reduce((most, area) => Math.max(most, area), 0);
+  if (areas.length === 2) return; // one part
+  for (let n = 0; n < values.length; n++) {
+    if (parts[n] > 0 && areas[parts[n]] < least) values[n] = 0;
+  }
 }
 
 /** The square of the largest distance of ink from what is no ink. @param {Grey} level */

@@ -238,7 +238,9 @@ export class OwnerSession {
     try {
       const options = this.#options(method);
       const signal = AbortSignal.timeout(TIMEOUT_MILLISECONDS);
-      const response = await fetch(this.#service + path, { ...options, body, signal });
+      // Chromium sends a blob in a quarter of the time that it takes for an array.
+      const content = body && new Blob([body]);
+      const response = await fetch(this.#service + path, { ...options, body: content, signal });
       const received = await limited(response, most);
       if (!response.ok) throw refusal(response, received);
       return { body: received, timing: response.headers.get("Server-Timing") ?? "" };

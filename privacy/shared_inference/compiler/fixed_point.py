@@ -8,19 +8,22 @@ Two bounds go through the nodes, for every input in the range: an interval that 
 and the largest distance e of an integer, as a value, from the model's own. With W the model's
 weights and W' the rounded ones, an affine map has e = Σ |W|·e + Σ |W - W'|·|x'| + |b - b'|; a ReLU
 and a maximum keep e, a square makes e·(2·|x'| + e) of it, and shortening adds a unit of the last
-bit that is left.
+bit that is left; a curve (:mod:`.curves`) multiplies e by its steepest slope and adds its own.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from privacy.shared_inference.compiler.curves import SLOPE_BITS, line
 from privacy.shared_inference.compiler.network import (
     Affine,
+    Curve,
     Node,
     Relu,
     Square,
@@ -32,11 +35,13 @@ from privacy.shared_inference.errors import CannotPlanError
 from privacy.shared_inference.plan import (
     MAX_WIDTH,
     AffineStep,
+    LargestStep,
+    LineStep,
     MaximumStep,
     ReluStep,
     SquareStep,
     Step,
-    tournament,
+    rounds_of,
 )
 from privacy.shared_inference.ring import Ring, Structure, as_ring
 
@@ -44,6 +49,10 @@ _SLACK = 1e-9
 """Of a bound, for the rounding of doubles."""
 _BITS = (4, 28)
 """Fractional bits of weights, from the fewest to the most."""
+_SMALL_BATCH = 16
+"""Images of a question up to which rounds cost more than comparisons."""
+_TOGETHER = 4
+"""Elements of a window whose pairs are all compared at once, in small batches; else two meet."""
 _COARSE = 4
 """Widths are multiples of this many bits, so that they tell less of the weights."""
 
@@ -100,12 +109,13 @@ def fixed_point(
     *,
     must_prove: bool,
     to_class: bool,
+    batch_size: int,
 ) -> FixedPoint:
     """The coarsest integers whose logits are proved to be off by a tolerance at most.
 
     ``low`` and ``high`` bound the input's elements. The first of ``tolerances`` that can be proved
     is taken; without ``must_prove`` the least error that can be proved, where none of them can.
-    ``to_class`` adds the place of the largest logit.
+    ``to_class`` adds the place of the largest logit; ``batch_size`` is for questions.
 
     Raises
     ------
@@ -113,11 +123,12 @@ def fixed_point(
         If no precision does.
     """
     reason = ""
+    together = _TOGETHER if batch_size <= _SMALL_BATCH else 2
     offered: list[FixedPoint] = []
     for bits in range(_BITS[0], _BITS[1] + 1):
         for short in (None, bits, bits - 3, bits - 6):
             try:
-                made = _Rounding(network, bits, short).of(low, high, to_class)
+                made = _Rounding(network, bits, short, together).of(low, high, to_class)
             except _TooLargeError as error:
                 reason = f"at {bits} fractional bits {error} is too large for integers of 64 bits"
                 continue
@@ -142,8 +153,11 @@ def fixed_point(
 class _Rounding:
     """One choice of fractional bits, followed through the nodes."""
 
-    def __init__(self, network: Sequence[Node], bits: int, short: int | None) -> None:
+    def __init__(
+        self, network: Sequence[Node], bits: int, short: int | None, together: int
+    ) -> None:
         self._network, self._bits, self._short = network, bits, short
+        self._together = together
         self._made = FixedPoint(input_bits=bits)
         self._wires: list[_Wire] = []
         self._places: list[int] = [0]  # a node's wire
@@ -181,6 +195,8 @@ class _Rounding:
             self._add(step, wire)
         elif isinstance(node, Windows):
             self._maxima(node.places, node.name, self._places[node.source])
+        elif isinstance(node, Curve):
+            self._curve(node)
         else:
             self._activation(node)
 
@@ -235,15 +251,42 @@ class _Rounding:
             _check(wire.magnitude, MAX_WIDTH - 1, name)
         return max(shift, 0)
 
+    def _shortened(self, wire: _Wire, name: str) -> tuple[int, _Wire]:
+        """By how many bits a wire is shortened before an activation, and what it is then."""
+        shift = self._shift(wire, name)
+        unit, bits = 2.0**shift, wire.bits - shift
+        low, high = np.floor(wire.low / unit), np.floor(wire.high / unit)
+        if not shift:
+            return 0, wire
+        return shift, _Wire(bits, low, high + 1, wire.error + 2.0**-bits)
+
+    def _curve(self, node: Curve) -> None:
+        source = self._places[node.source]
+        wire = self._wires[source]
+        shift, short = self._shortened(wire, node.name)
+        made = line(node.curve, node.low, node.high, short.bits)
+        if not made.knots:  # a narrow range, on which the function is straight
+            made = replace(made, knots=(int(np.rint(short.low.min())),), turns=(0,))
+        knots = np.array(made.knots, dtype=np.float64)
+        # On its pieces the line is largest and smallest at their ends.
+        inside = np.clip(knots[:, None], short.low, short.high)
+        ends = made.at(np.vstack([inside, short.low, short.high]))
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        slack = _SLACK * np.maximum(np.abs(low), np.abs(high))
+        parts = [abs(made.offset), *(abs(t) * float(short.magnitude.max()) for t in made.turns)]
+        _check(np.array([sum(parts)]), MAX_WIDTH - 1, node.name)
+        widest = float(wire.magnitude.max()) + float(np.abs(knots).max()) * 2.0**shift
+        _check(np.array([widest]), MAX_WIDTH - 1, node.name)
+        error = made.steepest * short.error + made.error
+        after = _Wire(short.bits + SLOPE_BITS, low - slack, high + slack, error)
+        line_of = (made.offset, made.slope, made.knots, made.turns)
+        self._add(LineStep(source, len(low), _width(widest), shift, *line_of), after)
+
     def _activation(self, node: Relu | Square) -> None:
         source = self._places[node.source]
         wire = self._wires[source]
-        shift = self._shift(wire, node.name)
-        unit, bits = 2.0**shift, wire.bits - shift
-        low, high = np.floor(wire.low / unit), np.floor(wire.high / unit)
-        error = wire.error
-        if shift:
-            high, error = high + 1, error + 2.0**-bits
+        shift, short = self._shortened(wire, node.name)
+        bits, low, high, error = short.bits, short.low, short.high, short.error
         size = len(low)
         if isinstance(node, Relu):
             _check(wire.magnitude, MAX_WIDTH - 1, node.name)
@@ -256,18 +299,23 @@ class _Rounding:
         self._add(SquareStep(source, size, shift), squares)
 
     def _maxima(self, windows: NDArray[np.int64], name: str, source: int) -> None:
-        for left, right, rest in tournament(windows):
+        for places in rounds_of(windows, self._together):
             wire = self._wires[source]
+            in_pairs = len(places) > 1
+            # Columns of elements that meet, and the elements that wait for the next round.
+            columns = places[:2] if in_pairs else tuple(places[0].T)
+            rest = places[2] if in_pairs else np.zeros(0, np.int32)
             widest = max(
-                float((wire.high[left] - wire.low[right]).max()),
-                float((wire.high[right] - wire.low[left]).max()),
-                1.0,
+                float((wire.high[one] - wire.low[other]).max())
+                for one, other in permutations(columns, 2)
             )
             _check(np.array([widest]), MAX_WIDTH - 1, name)
-            step = MaximumStep(source, left, right, rest, _width(widest))
-
+            width = _width(max(widest, 1.0))
+            step: Step = LargestStep(source, places[0], width)
+            if in_pairs:
+                step = MaximumStep(source, places[0], places[1], rest, width)
             low, high, error = (
-                np.concatenate([np.maximum(part[left], part[right]), part[rest]])
+                np.concatenate([np.max([part[c] for c in columns], axis=0), part[rest]])
                 for part in (wire.low, wire.high, wire.error)
             )
             self._add(step, _Wire(wire.bits, low, high, error))

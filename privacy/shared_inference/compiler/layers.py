@@ -1,4 +1,4 @@
-"""Layers that shares evaluate beyond those of CKKS: rectifiers, and maxima over windows.
+"""Layers that shares evaluate beyond those of CKKS: rectifiers, maxima over windows, curves.
 
 Whatever is made of straight lines is sums of ReLUs: max(a, b) = b + ReLU(a - b), and LeakyReLU,
 PReLU, ReLU6, Hardtanh, Hardsigmoid and the like by one or two.
@@ -7,6 +7,7 @@ PReLU, ReLU6, Hardtanh, Hardsigmoid and the like by one or two.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -25,7 +26,10 @@ from privacy.inference.compiler.lowering import (
     scaled,
     total,
 )
+from privacy.shared_inference.compiler.curves import CURVES
 
+_TURNING = 1e-4
+"""By which a curve's minimum may be lower than at the points where it is looked for."""
 _SLACK = 1e-9
 """By which an operation's values on points may differ from the operation's, of the largest."""
 
@@ -54,6 +58,19 @@ class Maximum(Value):
 
     before: Value
     windows: NDArray[np.int64]
+
+    @property
+    def parents(self) -> tuple[Value, ...]:
+        """The one value that it is computed from."""
+        return (self.before,)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Curved(Value):
+    """A function of each element of another value, one of :data:`.curves.CURVES`."""
+
+    before: Value
+    curve: str
 
     @property
     def parents(self) -> tuple[Value, ...]:
@@ -155,6 +172,26 @@ def _absolute(operation: Operation) -> Elementwise:
     return _agreed(operation, total(twice, given, -1.0, name))
 
 
+def _curved(operation: Operation, curve: str) -> Elementwise:
+    before, function = operation.only().value(), CURVES[curve]
+    # None of the functions turns more than once, and that at a minimum between -2 and 0.
+    inside = np.linspace(-2.0, 0.0, 201)
+    lowest = inside[function(inside).argmin()]
+    ends = [function(before.span.low), function(before.span.high)]
+    turning = np.clip(lowest, before.span.low, before.span.high)
+    low = np.minimum(np.minimum(*ends), function(turning)) - _TURNING
+    span = Interval(low, np.maximum(*ends))
+    points = function(before.points)
+    made = Curved(before.shape, operation.title, points, span, before=before, curve=curve)
+    return _agreed(operation, Elementwise(made))
+
+
+def _gelu(operation: Operation) -> Elementwise:
+    layer: Any = operation.layer
+    kind = operation.argument(1, "approximate", "none") if layer is None else layer.approximate
+    return _curved(operation, "gelu by tanh" if kind == "tanh" else "gelu")
+
+
 def _larger(operation: Operation) -> Elementwise:
     return _of_two(operation, 1.0)
 
@@ -252,6 +289,11 @@ LAYERS: dict[str, Lowering] = {
     "hardsigmoid": _hardsigmoid,
     "clamp": _clamp,
     "clip": _clamp,
+    **{name: partial(_curved, curve="sigmoid") for name in ("Sigmoid", "sigmoid")},
+    **{name: partial(_curved, curve="tanh") for name in ("Tanh", "tanh")},
+    **{name: partial(_curved, curve="silu") for name in ("SiLU", "silu")},
+    "GELU": _gelu,
+    "gelu": _gelu,
     "abs": _absolute,
     "absolute": _absolute,
     "maximum": _larger,

@@ -1,4 +1,4 @@
-"""From the graph of a model's values to nodes in a row: affine maps, ReLUs, squares, maxima.
+"""From the graph of a model's values to nodes in a row: affine maps with functions between them.
 
 Neighbouring affine maps are multiplied together. Nodes are numbered from 1; 0 is the input.
 """
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from privacy.inference.compiler.lowering import Activated, Value, in_order
-from privacy.shared_inference.compiler.layers import Maximum, Rectified
+from privacy.shared_inference.compiler.layers import Curved, Maximum, Rectified
 from privacy.shared_inference.errors import UnsupportedLayerError
 
 Vector = NDArray[np.float64]
@@ -59,7 +59,18 @@ class Windows:
     name: str
 
 
-Node = Affine | Relu | Square | Windows
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A function of each element, which lies between ``low`` and ``high``."""
+
+    source: int
+    curve: str
+    low: float
+    high: float
+    name: str
+
+
+Node = Affine | Relu | Square | Windows | Curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +108,11 @@ class _Rows:
     def _mapped(self, value: Value) -> _Map:
         if isinstance(value, Rectified):
             return self._itself(Relu(self._node(value.before), value.name), value)
+        if isinstance(value, Curved):
+            span = value.before.span
+            ends = float(span.low.min()), float(span.high.max())
+            before = self._node(value.before)
+            return self._itself(Curve(before, value.curve, *ends, value.name), value)
         if isinstance(value, Maximum):
             made = Windows(self._node(value.before), value.windows, value.name)
             return self._itself(made, value)

@@ -9,11 +9,15 @@ from opacus.validators import ModuleValidator
 
 from flower_app.data import encode
 from flower_app.encrypted.evaluation import check_model_can_be_encrypted
+from flower_app.encrypted.evaluator import compile_app_model
+from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
+from flower_app.shared.model import compile_shared
 
 NOISE = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
-WEIGHTS = {"hog-linear": 3920, "mlp": 784 * 64 + 64 + 650, "cnn": 200 + 256 * 64 + 64 + 650}
+_CNN = 200 + 256 * 64 + 64 + 650
+WEIGHTS = {"hog-linear": 3920, "mlp": 784 * 64 + 64 + 650, "cnn": _CNN, "relu-cnn": _CNN}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -37,7 +41,8 @@ def test_an_untrained_model_is_compiled_to_be_checked_without_alarm(
 ) -> None:
     """Its first logits are all alike; that is no fault of a model that is yet to be trained."""
     model, state = build_model(name), torch.random.get_rng_state()
-    check_model_can_be_encrypted(model, MODELS[name])
+    compile_it = compile_app_model if MODELS[name].in_ckks else compile_shared
+    check_model_can_be_encrypted(model, MODELS[name], compile_it)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert torch.equal(torch.random.get_rng_state(), state)
     kept = build_model(name).state_dict()
@@ -76,6 +81,14 @@ def test_training_can_start(name: str) -> None:
     loss = torch.nn.functional.cross_entropy(model(inputs), torch.arange(20) % 10)
     loss.backward()
     assert any(p.grad is not None and p.grad.abs().max() > 1e-4 for p in model.parameters())
+
+
+def test_what_ckks_does_not_take_is_refused_with_the_backend_that_does() -> None:
+    refused = [name for name, spec in MODELS.items() if not spec.in_ckks]
+    assert refused == ["relu-cnn"]
+    for name in refused:
+        with pytest.raises(SettingError, match=r"ReLU.*encrypted-backend = 'shared'"):
+            check_model_can_be_encrypted(build_model(name), MODELS[name])
 
 
 def test_an_unknown_model_names_the_known_ones() -> None:

@@ -125,6 +125,23 @@ def worker_with_keys(pool: EvaluatorPool) -> EvaluatorProcess:
     return process
 
 
+class _Recorder:
+    def __init__(self, app: Any, bodies: list[tuple[str, bytes]]) -> None:
+        self.app, self.bodies = app, bodies
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        parts: list[bytes] = []
+
+        async def heard() -> Any:
+            message = await receive()
+            parts.append(message.get("body", b""))
+            return message
+
+        await self.app(scope, heard, send)
+        if scope["type"] == "http":
+            self.bodies.append((scope["method"], b"".join(parts)))
+
+
 @contextlib.contextmanager
 def serving(
     pool: EvaluatorPool,
@@ -135,9 +152,13 @@ def serving(
     authentication: Authentication | None = None,
     page: Page | None = None,
     origins: tuple[str, ...] = (),
+    bodies: list[tuple[str, bytes]] | None = None,
     **limits: Any,
 ) -> Iterator[Service]:
-    """A service: with four new owners and an operator, or the tokens of one before."""
+    """A service: with four new owners and an operator, or the tokens of one before.
+
+    ``bodies`` takes the method and body of each request as it arrives.
+    """
     made: dict[str, str] = {}
     file = tokens
     if file is None:
@@ -153,6 +174,8 @@ def serving(
         origins=origins,
         clock=clock,
     )
+    if bodies is not None:
+        app.add_middleware(_Recorder, bodies=bodies)
     # The socket listens before the server runs: nobody need wait for it.
     listening = socket.create_server(("127.0.0.1", 0))
     server = ServiceServer(app, certificate=certificates.certificate, key=certificates.key)

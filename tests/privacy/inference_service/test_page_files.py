@@ -68,9 +68,9 @@ def test_nothing_comes_from_elsewhere_and_nothing_runs_in_the_page_itself() -> N
     assert "default-src &#x27;none&#x27;" in text
     assert "unsafe" not in PAGE.policy
     assert {path for path in PAGE.files if path != "index.html"} >= {"browser/boot.js"}
-    for page in (PAGE.files, {"page.html": copy_of(PAGE).single_file}):
-        assert sum(map(len, page.values())) < 100_000  # unpacked
-        assert sum(len(gzip.compress(content)) for content in page.values()) < 45_000  # as sent
+    assert sum(map(len, PAGE.files.values())) < 100_000  # unpacked
+    assert sum(len(gzip.compress(content)) for content in PAGE.files.values()) < 40_000  # as sent
+    assert len(copy_of(PAGE).single_file) < 100 * 1024
 
 
 def test_scripts_lose_their_comments_and_nothing_else() -> None:
@@ -137,7 +137,7 @@ def test_a_page_that_would_not_work_is_refused(changed: dict[str, Any], says: st
         Page(**given)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [name for name, spec in MODELS.items() if spec.in_ckks])
 def test_the_command_writes_a_copy_and_its_hash(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,13 @@ MODELS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module]]] = {
         ),
     ),
     "residual": ((2, 5, 5), Residual),
+    "curves": (
+        (6,),
+        lambda: nn.Sequential(
+            *(nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 5), nn.GELU(), nn.Linear(5, 4)),
+            *(nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.GELU("tanh"), nn.Linear(4, 3)),
+        ),
+    ),
     "hard": (
         (2, 8),
         lambda: nn.Sequential(

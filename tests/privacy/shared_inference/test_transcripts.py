@@ -64,7 +64,7 @@ INPUTS: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
-@pytest.mark.parametrize("name", ["relu", "squares", "pools"])
+@pytest.mark.parametrize("name", ["relu", "squares", "pools", "curves"])
 def test_messages_are_uniform_for_every_input(name: str, inputs: str) -> None:
     model = compiled(name)
     protocol = Protocol(model.plan, model.weights)

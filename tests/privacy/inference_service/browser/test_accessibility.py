@@ -94,5 +94,5 @@ def test_every_part_has_a_name_and_the_keyboard_passes_them_in_order(
             page.locator("#drawing").focus()
             for key in ("ArrowUp", "ArrowUp", "Space", "ArrowLeft"):
                 page.keyboard.press(key)
-            assert page.locator("#place").inner_text() == "Pen down, 46% across, 43% down"
+            assert page.locator("#place").inner_text() == "Pen down, 46% across, 42% down"
             assert page.locator("#place").get_attribute("aria-live") == "polite"

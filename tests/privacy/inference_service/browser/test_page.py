@@ -74,49 +74,57 @@ def test_a_form_is_answered_as_in_the_clear_and_says_what_was_sent(
 
 
 def test_every_request_is_one_of_the_protocols_and_none_has_a_key_or_the_input(
-    served: Service, context: Any
+    serve: Serve, context: Any
 ) -> None:
     requests: list[Any] = []
     context.on("request", lambda request: requests.append(request))
-    page = opened(context, served)
-    status(page, READY)
-    for x in X:
-        asked(page, x)
-    plan, token = served.pool.plan, served.tokens["ada"]
-    ring, sizes = Ring(plan.degree, plan.prime_bits), []
-    for request in requests:
-        if request.url.startswith(("blob:", "about:")):
-            continue
-        assert request.url.startswith(served.url + "/"), request.url
-        path = request.url.removeprefix(served.url)
-        body = request.post_data_buffer or b""
-        headers = request.all_headers()
-        assert token not in path
-        assert "cookie" not in headers
-        assert "referer" not in headers
-        if not path.startswith("/v1/"):
-            assert request.method == "GET"
-            assert "authorization" not in headers
-            continue
-        assert headers["authorization"] == f"Bearer {token}"
-        sizes.append((request.method, re.sub("[0-9a-f]{32}", "KEYS", path), len(body)))
+    bodies: list[tuple[str, bytes]] = []
+    with serve(page=PAGE, bodies=bodies) as served:
+        page = opened(context, served)
+        status(page, READY)
         for x in X:
-            for kind in ("<f8", "<f4", ">f8"):
-                for value in x:
-                    assert np.array([value], dtype=kind).tobytes() not in body
-            assert repr(float(x[0])).encode() not in body
-        for polynomial in _polynomials(body, plan, request.method):
-            assert not is_ternary(ring, polynomial)
-    assert ("GET", "/v1/plan", 0) in sizes
-    assert ("PUT", "/v1/keys", plan.public_bytes) in sizes
-    assert sizes.count(("POST", "/v1/keys/KEYS/answers", plan.query_bytes)) == len(X)
-    assert {(method, path) for method, path, _ in sizes} <= {
+            asked(page, x)
+        plan, token = served.pool.plan, served.tokens["ada"]
+        sent = []
+        for request in requests:
+            if request.url.startswith(("blob:", "about:")):
+                continue
+            # No other host: what the service read is all that was sent.
+            assert request.url.startswith(served.url + "/"), request.url
+            path = request.url.removeprefix(served.url)
+            headers = request.all_headers()
+            assert token not in path
+            assert "cookie" not in headers
+            assert "referer" not in headers
+            if not path.startswith("/v1/"):
+                assert request.method == "GET"
+                assert "authorization" not in headers
+                continue
+            assert headers["authorization"] == f"Bearer {token}"
+            length = int(headers.get("content-length", 0))
+            sent.append((request.method, re.sub("[0-9a-f]{32}", "KEYS", path), length))
+    assert sent.count(("PUT", "/v1/keys", plan.public_bytes)) == 1
+    assert sent.count(("POST", "/v1/keys/KEYS/answers", plan.query_bytes)) == len(X)
+    assert {(method, path) for method, path, _ in sent} == {
         ("GET", "/v1/plan"),
         ("GET", "/v1/keys/binding"),
         ("PUT", "/v1/keys"),
         ("POST", "/v1/keys/KEYS/answers"),
     }
     assert len(requests) > 20
+    written = [(method, body) for method, body in bodies if body]
+    assert sorted((method, len(body)) for method, body in written) == sorted(
+        (method, length) for method, _, length in sent if length
+    )
+    ring = Ring(plan.degree, plan.prime_bits)
+    for method, body in written:
+        for x in X:
+            for kind in ("<f8", "<f4", ">f8"):
+                for value in x:
+                    assert np.array([value], dtype=kind).tobytes() not in body
+            assert repr(float(x[0])).encode() not in body
+        for polynomial in _polynomials(body, plan, method):
+            assert not is_ternary(ring, polynomial)
 
 
 def _polynomials(body: bytes, plan: Any, method: str) -> Iterator[np.ndarray]:

@@ -1,0 +1,47 @@
+"""A model of the app, compiled for shares, and split between the workers."""
+
+from pathlib import Path
+
+from torch import nn
+
+from flower_app.data import drawn_images, encode
+from flower_app.errors import CommandFailedError
+from flower_app.models.specs import ModelSpec
+from flower_app.shared.folders import PartyFolder, write_secret
+from privacy.shared_inference import SharedModel, compile_model, share_model
+from privacy.shared_inference.errors import MessageError
+
+
+def compile_shared(
+    model: nn.Sequential, spec: ModelSpec, *, batch_size: int = 1, answer: str = "logits"
+) -> SharedModel:
+    """Compile a model of the app, its tolerance that of images which are drawn by rule.
+
+    The plan depends on nobody's data: whoever compiles the model gets the same one.
+    """
+    return compile_model(
+        model,
+        input_shape=spec.shape,
+        input_range=(spec.low, spec.high),
+        sample=encode(drawn_images(), spec.kind),
+        batch_size=batch_size,
+        answer=answer,
+    )
+
+
+def write_shares(compiled: SharedModel, folder: PartyFolder) -> dict[str, Path]:
+    """Write both workers' shares into the model owner's folder; the files by worker.
+
+    Raises
+    ------
+    CommandFailedError
+        If the folder's letter is not the model owner's, or a file is there already.
+    """
+    try:
+        shares = share_model(compiled, folder.letter())
+    except MessageError as error:
+        raise CommandFailedError(f"{folder.letter_file}: {error}") from error
+    files = {worker: folder.path / f"{worker}.model" for worker in ("alice", "bob")}
+    for path, share in zip(files.values(), shares, strict=True):
+        write_secret(path, share)
+    return files

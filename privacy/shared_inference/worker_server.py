@@ -1,0 +1,223 @@
+"""A worker as a server: the data owner's questions over mutual TLS, one at a time."""
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+
+from privacy.arguments import number, whole
+from privacy.shared_inference.between import Between
+from privacy.shared_inference.endpoints import Address, call, welcome
+from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
+from privacy.shared_inference.frames import Kind, State, frame, refusal, split
+from privacy.shared_inference.link import Link
+from privacy.shared_inference.messages import OVERHEAD, Party, question_of
+from privacy.shared_inference.worker import Worker, converse
+
+_log = logging.getLogger(__name__)
+_HANDSHAKE = 10.0
+"""Seconds for a caller to say who it is."""
+_FEW = 20
+"""Questions left from which on the log asks for more material."""
+DATA_OWNER = "data-owner"
+"""In the certificate of whoever may ask."""
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """Limits of a worker's server.
+
+    Attributes
+    ----------
+    connections : int
+        At a time.
+    idle_seconds : float
+        After which a data owner's silent connection is closed.
+    patience : float
+        Seconds until the other worker must have begun with the same question.
+    exchange_seconds : float
+        To wait for each of the other worker's messages after that.
+    """
+
+    connections: int = 16
+    idle_seconds: float = 600.0
+    patience: float = 5.0
+    exchange_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        whole("connections", self.connections, least=2)
+        for name in ("idle_seconds", "patience", "exchange_seconds"):
+            number(name, getattr(self, name), above=0)
+
+
+class WorkerServer:
+    """Answers a data owner's questions with a worker.
+
+    Parameters
+    ----------
+    worker : Worker
+        With a folder, in which the provider's files of material are put.
+    listening : socket.socket
+        Bound. The server closes it.
+    calling, listens : ssl.SSLContext
+        From :func:`tls_context`: for calls to bob, and for callers.
+    bob : Address, optional
+        Where bob listens: for alice, who calls him.
+    limits : WorkerLimits
+
+    Notes
+    -----
+    **Guarantee.** Nothing of a question leaves before its material is spent on disk. A question
+    that fails is lost, and the next one goes on.
+
+    **Assumptions.** The authority's certificates are alice's, bob's and the data owner's.
+
+    **Not covered.** Whoever has the data owner's certificate can open connections up to the limit,
+    and send questions that are refused.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        listening: socket.socket,
+        *,
+        listens: ssl.SSLContext,
+        calling: ssl.SSLContext | None = None,
+        bob: Address | None = None,
+        limits: WorkerLimits | None = None,
+    ) -> None:
+        self._limits = limits or WorkerLimits()
+        self._worker, self._listening, self._context = worker, listening, listens
+        self._alice = worker.party == Party.ALICE
+        if self._alice != (bob is not None and calling is not None):
+            raise ValueError(
+                "alice's server has bob's address and a context to call him, bob's not"
+            )
+        plan = worker.plan
+        self._question_bytes = 8 * plan.inputs * plan.batch_size + OVERHEAD + 1
+        self._exchange_bytes = plan.exchanged_bytes + OVERHEAD
+        dial = None
+        if bob is not None and calling is not None:
+            sizes = {"timeout": self._limits.patience, "max_bytes": self._exchange_bytes}
+            dial = partial(call, bob, "bob", calling, **sizes)  # type: ignore[arg-type]
+        self._between = Between(
+            "bob" if self._alice else "alice",
+            call=dial,
+            patience=self._limits.patience,
+            timeout=self._limits.exchange_seconds,
+        )
+        self._turn = threading.Lock()
+        self._places = threading.Semaphore(self._limits.connections)
+
+    def serve(self) -> None:
+        """Serve until an exception ends it, such as KeyboardInterrupt."""
+        while True:
+            connection, _ = self._listening.accept()
+            if not self._places.acquire(blocking=False):
+                _log.warning("a caller was turned away: %d are here", self._limits.connections)
+                connection.close()
+                continue
+            threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+
+    def reply(self, received: bytes) -> bytes:
+        """The frame that answers a data owner's; a refusal where there is no answer."""
+        try:
+            kind, body = split(received)
+            if kind == Kind.STATE:
+                return frame(Kind.STATE, self._state().to_bytes())
+            if kind == Kind.QUESTION:
+                with self._turn:
+                    return frame(Kind.ANSWER, self._answer(body))
+            raise MessageError(f"a frame of kind {kind}; use the same release everywhere")
+        except (MaterialError, MessageError, LinkError) as error:
+            _log.warning("no answer: %s", error)
+            return refusal(error)
+
+    def close(self) -> None:
+        """Close the listening socket and the workers' link, and let the folder go."""
+        self._listening.close()
+        self._between.close()
+        self._worker.close()
+
+    def __enter__(self) -> "WorkerServer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _state(self) -> State:
+        material = self._worker.material
+        with self._turn:
+            self._look()
+            return State(self._worker.plan.digest, material.next_question, material.left)
+
+    def _answer(self, question: bytes) -> bytes:
+        if not self._worker.material.left:
+            self._look()
+        conversation = self._worker.answer(question)
+        try:
+            # The conversation has checked the question before it exchanges anything.
+            return converse(
+                conversation, lambda m: self._between.exchange(question_of(question), m)
+            )
+        except (LinkError, MessageError):
+            self._between.close()
+            raise
+        finally:
+            conversation.close()
+
+    def _exchange(self, question: bytes, message: bytes) -> bytes:
+        return self._between.exchange(question_of(question), message)
+
+    def _look(self) -> None:
+        """Take in new material; a file that is none is logged."""
+        try:
+            came = self._worker.material.look()
+        except MessageError as error:
+            _log.warning("%s", error)
+            return
+        if came:
+            _log.info("material for %d more questions", came)
+
+    def _ahead(self) -> None:
+        """Work ahead of the next question."""
+        with self._turn:
+            material = self._worker.material
+            if material.left <= _FEW:
+                self._look()
+                _log.warning("material for %d questions is left", material.left)
+            if material.left and not self._worker.prepared:
+                self._worker.prepare()
+
+    def _attend(self, connection: socket.socket) -> None:
+        """Hear a caller out."""
+        try:
+            name, secured = welcome(connection, self._context, timeout=_HANDSHAKE)
+            if name == "alice" and not self._alice:
+                sizes = {"timeout": self._limits.exchange_seconds}
+                self._between.offer(Link(secured, max_bytes=self._exchange_bytes, **sizes))
+                return
+            if name != DATA_OWNER:
+                secured.close()
+                raise LinkError(f"a caller was refused: its certificate is that of {name!r:.40}")
+            timeout = self._limits.idle_seconds
+            with Link(secured, max_bytes=self._question_bytes, timeout=timeout) as link:
+                with contextlib.suppress(MaterialError):
+                    self._ahead()
+                while True:
+                    link.send(self.reply(link.receive()))
+                    with contextlib.suppress(MaterialError):
+                        self._ahead()
+        except LinkError as error:
+            _log.info("%s", error)
+        finally:
+            self._places.release()

@@ -1,0 +1,150 @@
+"""The programs of inference in shares: one session, from a trained model to answers."""
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flower_app.__main__ import main
+from flower_app.data import load_dataset
+from flower_app.models.build import build_model
+from flower_app.shared.folders import PartyFolder
+from privacy.shared_inference import Address, DataOwner, RemoteWorkers
+from privacy.shared_inference.errors import LinkError, MaterialError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The provider's folder of a session with the app's MLP, in which parties' folders are."""
+    results = tmp_path_factory.mktemp("results")
+    torch.manual_seed(0)
+    model = build_model("mlp")
+    torch.nn.init.normal_(model[-1].weight)
+    save_file(model.state_dict(), results / "model.safetensors")
+    (results / "config.json").write_text(json.dumps({"model": "mlp"}))
+    folder = results / "session"
+    for command in (
+        ["share", "plan", str(results), str(results / "plan"), "--answer", "logits"],
+        ["provider", "begin", str(results / "plan"), str(folder)],
+        ["share", "model", str(results), str(folder / "model-owner")],
+        ["provider", "deal", str(folder), "--questions", "40"],
+    ):
+        assert main(command) == 0
+    for worker in ("alice", "bob"):
+        shutil.copy(folder / "model-owner" / f"{worker}.model", folder / worker / "model")
+    return folder
+
+
+@contextlib.contextmanager
+def started(name: str, folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A worker's process, and its address."""
+    command = [sys.executable, "-m", "flower_app", "worker", name, str(folder / name)]
+    command += ["--patience", "2", *options]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert f"{name} listens on" in line, line + process.communicate()[1]
+            yield process, line.split(" listens on ")[1].split(",")[0]
+        finally:
+            process.kill()
+
+
+def test_a_worker_that_is_killed_and_restarted_loses_that_question_only(
+    session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = load_dataset("mnist", data_dir=None).test.images[:2]
+    np.save(tmp_path / "images.npy", images)
+    ask = ["ask", "", str(tmp_path / "images.npy"), "--shared", str(session / "data-owner")]
+    own = PartyFolder(session / "data-owner")
+    inputs = images[0][None] / 255.0
+    with started("bob", session, "--listen", "127.0.0.1:0") as (bob, bobs):
+        calls = ("--listen", "127.0.0.1:0", "--bob", bobs)
+        with started("alice", session, *calls) as (alice, alices):
+            ask[1] = f"{alices},{bobs}"
+            assert main(ask) == 0
+            expected = capsys.readouterr().out.split()
+            assert len(expected) == 4  # two names, with a class each
+            ask[1] = f"127.0.0.1:1,{bobs}"
+            assert main(ask) == 1
+            assert "alice at 127.0.0.1:1 cannot be reached" in capsys.readouterr().err
+            ask[1] = f"{bobs},{bobs}"
+            assert main(ask) == 1
+            assert "its certificate is that of 'bob'" in capsys.readouterr().err
+            port = int(alices.rpartition(":")[2])
+            owner = DataOwner(own.plan(), own.letter(), own.material)
+            there = RemoteWorkers(
+                owner,
+                alice=Address("127.0.0.1", port),
+                bob=Address.parse(bobs),
+                context=own.context(listens=False),
+            )
+            with ThreadPoolExecutor(1) as thread, there, contextlib.closing(owner):
+                logits = there.logits(inputs)
+                alice.send_signal(signal.SIGSTOP)
+                lost = thread.submit(there.logits, inputs)
+                alice.kill()
+                with pytest.raises(LinkError, match="alice"):
+                    lost.result()
+                restarted = ("--listen", f"127.0.0.1:{port}", *calls[2:])
+                with started("alice", session, *restarted) as (alice, _):
+                    # Rounding may differ in the last bits: what is shortened may be one more.
+                    error = 2 * owner.plan.error
+                    assert np.abs(there.logits(inputs) - logits).max() <= error
+                    bob.send_signal(signal.SIGTERM)
+                    assert bob.wait() == 128 + signal.SIGTERM
+                    with started("bob", session, "--listen", bobs) as (bob, _):
+                        for _ in range(3):
+                            assert np.abs(there.logits(inputs) - logits).max() <= error
+                    assert owner.material.next_question <= 6 + 2 * 17
+                    alice.send_signal(signal.SIGTERM)
+                    assert alice.wait() == 128 + signal.SIGTERM
+    assert not [path for path in session.rglob("*") if ".new" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["worker", "alice", "{}/bob"], "is bob's folder"),
+        (["worker", "bob", "{}/model-owner"], "certificates in"),
+        (["worker", "bob", "{}/bob", "--bob", "localhost:1"], "--bob is for alice"),
+        (["worker", "bob", "{}/bob", "--listen", "localhost"], "give host:port"),
+        (["worker", "bob", "{}/bob", "--connections", "0"], "connections is 0"),
+        (["provider", "begin", "{}/plan", "{}"], "has a session already"),
+        (["provider", "deal", "{}/alice", "--questions", "1"], "has no session"),
+        (["provider", "deal", "{}", "--questions", "0"], "--questions is 0"),
+        (["ask", "alice", "{}/plan", "--shared", "{}/data-owner"], "alice's and bob's addresses"),
+        (["ask", "a:1,b:2", "{}/plan", "--shared", "{}/d", "--one-time-keys"], "--one-time-keys"),
+        (["ask", "a:1,b:2", "{}/plan", "--shared", "{}/d"], "d/plan cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_the_remedy(
+    command: list[str], words: str, session: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (session / "digit.npy").touch()
+    given = [word.replace("{}", str(session)) for word in command]
+    if given[0] == "ask":
+        given[2] = str(session / "digit.npy")
+    assert main(given) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_the_same_material_is_refused_to_two_processes(session: Path) -> None:
+    own = PartyFolder(session / "data-owner")
+    owner = DataOwner(own.plan(), own.letter(), own.material)
+    with contextlib.closing(owner), pytest.raises(MaterialError, match="another process"):
+        DataOwner(own.plan(), own.letter(), own.material)
