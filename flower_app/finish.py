@@ -17,6 +17,9 @@ from flower_app.encrypted.evaluation import EncryptedTest, run_encrypted_test
 from flower_app.encrypted.round import has_paid_round
 from flower_app.models.specs import MODELS
 from flower_app.report import plots
+from flower_app.report.classes import confusion
+from flower_app.report.compared import compared_run
+from flower_app.report.page_pictures import Picture
 from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines
@@ -24,7 +27,7 @@ from flower_app.report.silo_metrics import silo_metrics
 from flower_app.report.software import software
 from flower_app.settings import Settings
 from flower_app.shared.evaluation import run_shared_test
-from flower_app.training.progress import ProgressLogger, accuracy
+from flower_app.training.progress import ProgressLogger, predicted
 from flower_app.training.resumption import other_software_at_start, write_final_settings
 from privacy.accounting import read_ledger
 from strategies import PrivacyReport, PrivateResult
@@ -50,9 +53,8 @@ def finish(
     model.load_state_dict(result.arrays.to_torch_state_dict())
     dataset = inputs.dataset
     test_inputs = inputs.test()
-    test_accuracy = accuracy(
-        model, torch.from_numpy(test_inputs), torch.tensor(dataset.test.labels)
-    )
+    answers = predicted(model, torch.from_numpy(test_inputs)).numpy()
+    labels = np.asarray(dataset.test.labels)
     encrypted = None
     encrypted_started = time.perf_counter()
     if settings.encrypted_test_images:
@@ -73,9 +75,16 @@ def finish(
         "dataset": settings.dataset,
         "model": settings.model,
         "deployed": settings.deployed,
+        "about": {
+            "controller": settings.controller,
+            "contact": settings.contact,
+            "purpose": settings.purpose,
+        },
         "accuracy": {
             "validation": list(progress.accuracy.values())[-1] if progress.accuracy else None,
-            "test": test_accuracy,
+            "test": float((answers == labels).mean()),
+            "confusion": confusion(answers, labels, names=[str(k) for k in range(10)]),
+            "compared": compared_run(settings),
             "validation_by_round": progress.accuracy,
             # What silos released of tests on their own records; since the resumption, if any.
             "silos": {
@@ -95,8 +104,7 @@ def finish(
             "encrypted": now - encrypted_started,
         },
     }
-    noise = metrics["privacy"]["record_level"].get("noise_of_average", {})
-    pictures = _draw(settings, folder, inputs, report, progress, encrypted, noise)
+    pictures = _draw(settings, folder, inputs, report, progress, encrypted)
     config = write_final_settings(settings, folder)
     write_report(folder, metrics, config, pictures)
     folder.finish(metrics)
@@ -132,17 +140,13 @@ def _draw(
     report: PrivacyReport,
     progress: ProgressLogger,
     encrypted: EncryptedTest | None,
-    noise: dict[str, float],
-) -> dict[str, Path]:
-    """Draw the run's pictures; their captions are the keys.
-
-    ``noise`` is that on a step's average by who could add it, of a run over silos.
-    """
-    pictures: dict[str, Path] = {}
+) -> dict[str, Picture]:
+    """Draw the run's pictures, by name."""
+    pictures: dict[str, Picture] = {}
 
     def picture(name: str, caption: str) -> Path:
-        pictures[caption] = folder.file(name)
-        return pictures[caption]
+        pictures[name] = Picture(folder.file(f"{name}.png"), caption)
+        return pictures[name].path
 
     silos = settings.has_silos
     rounds = {number: value for number, value in progress.accuracy.items() if number > 0}
@@ -151,17 +155,16 @@ def _draw(
     )
     if rounds:
         plots.plot_training(
-            picture("training.png", f"Accuracy on images that {whose}, and ε"),
+            picture(
+                "training",
+                f"Above, accuracy on images that {whose}; below, ε so far, and its limit (dashed).",
+            ),
             accuracy=rounds,
             epsilon=report.epsilon_by_round,
             budget=settings.epsilon,
             delta=report.delta,
             unit="record" if silos else "client",
             played="step" if silos else "round",
-        )
-    if noise:
-        plots.plot_noise_shares(
-            picture("noise.png", "The noise on a step's average, by who could add it"), noise=noise
         )
     scale = report.sampling_rate * (settings.total_weight or report.population)
     released = {number: norm * scale for number, norm in progress.update_norms.items()}
@@ -175,7 +178,7 @@ def _draw(
     if released:
         parameters = sum(p.numel() for p in progress.model.parameters())
         plots.plot_noise(
-            picture("noise.png", "The norm of the clients' sum, and of its noise"),
+            picture("noise", "The length of the noise on each round's sum, and of the sum itself."),
             released=released,
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
@@ -186,7 +189,7 @@ def _draw(
             else "Images the evaluator never saw, and the answers it gave"
         )
         plots.plot_encrypted(
-            picture("encrypted.png", caption),
+            picture("encrypted", f"{caption}; wrong ones are red and come first."),
             images=inputs.dataset.test.images[: len(encrypted.answers)],
             labels=encrypted.labels,
             answers=encrypted.answers,
@@ -195,7 +198,9 @@ def _draw(
         holders = settings.silos if silos else report.population
         partitions = load_partitions(settings.partition_spec(holders), inputs.dataset)
         plots.plot_holdings(
-            picture("holdings.png", "Simulation: not private. Who holds what"),
+            picture(
+                "holdings", "Simulation: not private. The labels of what each of the first holds."
+            ),
             counts=plots.label_counts(partitions, np.asarray(inputs.dataset.train.labels)),
             holder="silo" if silos else "client",
         )

@@ -16,11 +16,13 @@ from flower_app.models.specs import MODELS, RECIPES
 from privacy.accounting import (
     Budget,
     CyclicGroups,
+    Event,
     Full,
     GaussianRelease,
     Poisson,
     calibrate_noise_multiplier,
     epsilon,
+    without_amplification,
 )
 from privacy.correlated_noise import MinSeparation, banded_coefficients, relative_error
 
@@ -79,16 +81,23 @@ class Option:
 
 
 def options(
-    question: Question, *, rates: Sequence[float], rounds: Sequence[int]
+    question: Question,
+    *,
+    rates: Sequence[float],
+    rounds: Sequence[int],
+    spent: Sequence[Event] = (),
 ) -> Iterator[Option]:
-    """Work out every combination of sampling rate and number of rounds, one after another."""
+    """Work out every combination of sampling rate and number of rounds, one after another.
+
+    ``spent`` is what the clients' ledger has, from the same budget.
+    """
     size = message_bytes(question.model)
     for count in rounds:
         for rate in rates:
             cohort = rate * question.population
             try:
                 z: float | None = calibrate_noise_multiplier(
-                    sampling=Poisson(rate), rounds=count, budget=question.budget
+                    sampling=Poisson(rate), rounds=count, budget=question.budget, spent=spent
                 )
             except ValueError:
                 z = None
@@ -99,7 +108,7 @@ def options(
                 cohort=cohort,
                 epsilon_without_amplification=None
                 if z is None
-                else _without_amplification(z, count, question.budget.delta),
+                else _without_amplification(z, count, question.budget.delta, spent),
                 noise_share=None if z is None else z / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * rate * count,
@@ -108,7 +117,11 @@ def options(
 
 
 def options_in_turns(
-    question: Question, *, rates: Sequence[float], rounds: Sequence[int]
+    question: Question,
+    *,
+    rates: Sequence[float],
+    rounds: Sequence[int],
+    spent: Sequence[Event] = (),
 ) -> Iterator[Option]:
     """As :func:`options` with correlated noise, where each of b groups is asked in turn: q = 1/b.
 
@@ -123,7 +136,7 @@ def options_in_turns(
             turns, cohort = groups.participations(count), question.population / groups.groups
             try:
                 z: float | None = calibrate_noise_multiplier(
-                    sampling=Full(), rounds=turns, budget=question.budget
+                    sampling=Full(), rounds=turns, budget=question.budget, spent=spent
                 )
             except ValueError:
                 z = None
@@ -140,7 +153,7 @@ def options_in_turns(
                 cohort=cohort,
                 epsilon_without_amplification=None
                 if z is None
-                else _without_amplification(z, turns, question.budget.delta),
+                else _without_amplification(z, turns, question.budget.delta, spent),
                 noise_share=None if z is None else z * left / cohort,
                 round_bytes=2 * size * cohort,
                 client_bytes=2 * size * turns,
@@ -160,9 +173,12 @@ def expected_accuracy(
     )
 
 
-def _without_amplification(z: float, rounds: int, delta: float) -> float | None:
-    spent = epsilon({GaussianRelease(z, Full()): rounds}, delta=delta)
-    return spent if math.isfinite(spent) else None
+def _without_amplification(
+    z: float, rounds: int, delta: float, spent: Sequence[Event]
+) -> float | None:
+    before = map(without_amplification, spent)
+    total = epsilon([*before, *[GaussianRelease(z, Full())] * rounds], delta=delta)
+    return total if math.isfinite(total) else None
 
 
 def message_bytes(model: str) -> int:

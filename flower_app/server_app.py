@@ -1,6 +1,7 @@
 """The server's side of a run: settings, training, encrypted inference, results."""
 
 import time
+from contextlib import ExitStack
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from flower_app.training.assembly import (
 )
 from flower_app.training.progress import ProgressLogger, operator_log
 from flower_app.training.resumption import advice_on_failure, folder_of_run
+from flower_app.training.tracking import tracked
 from strategies.errors import BudgetError
 
 app = ServerApp()
@@ -72,16 +74,22 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
     folder = folder_of_run(settings, context.run_id, population=size)
     outcome.tell(folder=str(folder.path))
     ledger = Path(settings.ledger or folder.ledger)
-    with operator_log(folder.operator_log):
+    with operator_log(folder.operator_log), ExitStack() as trackers:
         if settings.deployed and not settings.ledger:
             log(
                 WARNING,
                 "ledger is not set: the ε of this run counts this run alone. Set it to one file "
                 "for all runs on these nodes, or add up what they spent.",
             )
-        strategy = make_strategy(settings, population, ledger=ledger, checkpoint=folder.checkpoint)
-        log(INFO, "Results: %s", folder.path)
         progress = ProgressLogger(settings, model, inputs, folder)
+        strategy = make_strategy(
+            settings,
+            population,
+            ledger=ledger,
+            checkpoint=folder.checkpoint,
+            on_round=trackers.enter_context(tracked(settings, folder, progress.accuracy)),
+        )
+        log(INFO, "Results: %s", folder.path)
         outcome.tell(begun=True)
         with advice_on_failure(folder):
             training_started = time.perf_counter()
@@ -96,6 +104,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             except BudgetError as error:
                 raise refused_budget(settings, error) from error
             training_seconds = time.perf_counter() - training_started
+            trackers.close()
             folder.write_model(result.arrays)
             nodes_tested = None
             if settings.encrypted_round and result.privacy is not None:

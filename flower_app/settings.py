@@ -25,6 +25,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "noise_placement": ("central", "distributed"),
     "mechanism": MECHANISMS,
     "encrypted_round_release": ("noised", "public"),
+    "tracking": ("off", "tensorboard", "mlflow", "wandb"),
     "encrypted_backend": ("ckks", "shared"),
 }
 PATHS_OF_THE_SERVER = (
@@ -34,6 +35,7 @@ PATHS_OF_THE_SERVER = (
     "client-public-keys",
     "resume",
     "results-dir",
+    "compare-with",
 )
 
 FORMER_NAMES: Mapping[str, str] = {
@@ -142,6 +144,12 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     # Beyond these, arithmetic in single precision loses what is trained.
     ("records_per_client records", lambda v: v <= 10**12, "at most 10^12"),
     ("rounds local_steps", lambda v: v <= 10**9, "at most 10^9"),
+    ("metrics_port", lambda v: 0 <= v < 2**16, "a port, or 0 for none"),
+    (
+        "tracking_uri controller contact purpose",
+        lambda v: len(v) <= 2000 and v.isprintable(),
+        "one line of at most 2,000 characters",
+    ),
     (
         "example_clipping_norm local_learning_rate",
         lambda v: v == 0 or 1e-12 <= v <= 1e12,
@@ -229,6 +237,15 @@ class Settings:
     deployed: bool = False
     resume: str = ""
     results_dir: str = ""
+
+    # Who watches the run's progress, and who runs it and why, for its report.
+    tracking: str = "off"
+    tracking_uri: str = ""
+    metrics_port: int = 0
+    compare_with: str = ""
+    controller: str = ""
+    contact: str = ""
+    purpose: str = ""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Settings":
@@ -372,6 +389,7 @@ class Settings:
             ("data_dir", is_folder, "a folder that exists"),
             ("population_file", is_file, "a file that exists"),
             ("resume", is_folder, "the results folder of a run that broke off (not a file in it)"),
+            ("compare_with", is_folder, "the results folder of a finished run"),
         ):
             if path := getattr(self, name):
                 self._need(name, is_there(Path(path)), expected)

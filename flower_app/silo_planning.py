@@ -55,15 +55,22 @@ class SiloOption:
 
 
 def silo_options(
-    question: SiloQuestion, *, rates: Sequence[float], steps: Sequence[int]
+    question: SiloQuestion,
+    *,
+    rates: Sequence[float],
+    steps: Sequence[int],
+    spent: Sequence[Event] = (),
 ) -> Iterator[SiloOption]:
-    """Work out every combination of sampling rate and number of steps, one after another."""
+    """Work out every combination of sampling rate and number of steps, one after another.
+
+    ``spent`` is what the silos' ledger has, from the same budget.
+    """
     silos, parameters = question.silos, MODELS[question.model].parameters
     mechanism = SiloGaussian(silos.min_silos, silos.colluders)
     for count in steps:
         for rate in rates:
             batch = rate * question.persons
-            z = _noise(question.budget, mechanism, parameters, rate, count)
+            z = _noise(question.budget, mechanism, parameters, rate, count, spent)
             if z is None:
                 yield SiloOption(rate, count, None, batch, None, None, None, None)
                 continue
@@ -91,7 +98,12 @@ def expected_accuracy(question: SiloQuestion, table: Sequence[MeasuredSilos]) ->
 
 
 def _noise(
-    budget: Budget, mechanism: SiloGaussian, parameters: int, rate: float, steps: int
+    budget: Budget,
+    mechanism: SiloGaussian,
+    parameters: int,
+    rate: float,
+    steps: int,
+    spent: Sequence[Event],
 ) -> float | None:
     sampling = Poisson(rate)
 
@@ -100,7 +112,7 @@ def _noise(
 
     try:
         return calibrate_noise_multiplier(
-            sampling=sampling, rounds=steps, budget=budget, release=release
+            sampling=sampling, rounds=steps, budget=budget, release=release, spent=spent
         )
     except ValueError:
         return None

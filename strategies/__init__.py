@@ -44,6 +44,8 @@ from strategies.metrics import PublicMetrics as PublicMetrics
 from strategies.population import Population as Population
 from strategies.population import key_identity as key_identity
 from strategies.population import node_identity as node_identity
+from strategies.progress import OnRound as OnRound
+from strategies.progress import RoundProgress as RoundProgress
 from strategies.replies import RecordKeys as RecordKeys
 from strategies.secure_aggregation import SecureAggregation as SecureAggregation
 from strategies.server_optimizers import ServerAdam as ServerAdam

@@ -112,6 +112,13 @@ def check_optimizer(optimizer: object) -> None:
     arguments.called_with("optimizer", optimizer.step, 2, _OPTIMIZERS)  # type: ignore[attr-defined]
 
 
+def check_on_round(on_round: object) -> None:
+    """Refuse what cannot be told of a round."""
+    if on_round is not None:
+        give = "a function of a RoundProgress, TensorBoardWriter(folder) for one, or leave it out"
+        arguments.called_with("on_round", on_round, 1, give)
+
+
 def clipping_rule(clipping: object) -> Clipping:
     """The rule; a number is the norm of a flat one."""
     norms = "the norm S as a number, PerLayerClipping({...}) or AdaptiveClipping(...)"

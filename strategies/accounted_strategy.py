@@ -19,6 +19,7 @@ from strategies.clipping import Clipping
 from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry
 from strategies.privacy_budget import PrivacyBudget
+from strategies.progress import OnRound, RoundObserver
 from strategies.replies import RecordKeys
 from strategies.result import PrivacyReport, PrivateResult
 from strategies.round_cost import EvaluationCost, RoundCost, settled_noise
@@ -38,7 +39,7 @@ class AccountedStrategy(Strategy):
     ----------
     registry : ClientRegistry
         The nodes that may be asked.
-    ledger, budget, noise_multiplier, checkpointing, record_keys, reserve
+    ledger, budget, noise_multiplier, checkpointing, record_keys, reserve, on_round
         As given to the strategy, and checked.
     unit_name : str
         The name in the ledger of those whose privacy it accounts.
@@ -71,6 +72,7 @@ class AccountedStrategy(Strategy):
         evaluates: bool,
         evaluate_every: int = 1,
         reserve: Sequence[Event] = (),
+        on_round: OnRound | None = None,
     ) -> None:
         path = lasting_path("ledger", ledger)
         self._registry = registry
@@ -85,6 +87,7 @@ class AccountedStrategy(Strategy):
         self._initial_optimizer = copy.deepcopy(optimizer)
         self.min_available_nodes = min_available_nodes
         self._evaluates, self._evaluate_every = evaluates, evaluate_every
+        self._on_round = on_round
         self._started = False
         self._resumed: Checkpoint | None = None
         self._privacy_budget = PrivacyBudget(
@@ -113,6 +116,11 @@ class AccountedStrategy(Strategy):
     def _begin(self) -> None:
         """A new run, on the same ledger."""
         state = RunState.fresh(self._initial_clipping, self._initial_optimizer, self._given_noise)
+        observer = None
+        if self._on_round is not None:
+            observer = RoundObserver(
+                self._on_round, budget=self.budget, expected_cohort=self._setup.expected_cohort
+            )
         self._run = Run(
             state,
             self._registry,
@@ -122,6 +130,7 @@ class AccountedStrategy(Strategy):
             evaluate_every=self._evaluate_every,
             resumed_model=self._resumed is not None and self._resumed.has_learned,
             delta=self.budget.delta,
+            observer=observer,
         )
         self._rounds = self._make_rounds()
 

@@ -144,9 +144,20 @@ class CorrelatedRounds:
         self._instance, self._name = instance.without(rows.count), instance.name
 
     def begin(
-        self, path: Path | None, *, rounds: int, parameters: int, clipping: Clipping, z: float
+        self,
+        path: Path | None,
+        *,
+        rounds: int,
+        parameters: int,
+        clipping: Clipping,
+        z: float,
+        knows_again: bool,
     ) -> None:
-        """Draw the past again, or begin a new instance for so many rounds."""
+        """Draw the past again, or begin a new instance for so many rounds.
+
+        Where clients' identities do not last (``knows_again``), a client could come early under
+        another one; without a past nothing of it is taken back.
+        """
         self._path = None if path is None else secret_file(path)
         radius = self._banded.radius
         if isinstance(self._inner, MaskedRounds):
@@ -154,6 +165,11 @@ class CorrelatedRounds:
         share, _ = self._setup.noise_shares(clipping, z)
         if self._instance is not None:
             try:
+                if not knows_again:
+                    raise NoiseSecretError(
+                        "nodes are not known again: the population is a number, and they do not "
+                        "authenticate"
+                    )
                 wanted = self._banded.sigma(
                     self._instance.factor, noise_multiplier=share, radius=radius
                 )

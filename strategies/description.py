@@ -80,6 +80,7 @@ def privacy_report(
         secure_aggregation=secure_aggregation,
         epsilon_without_amplification=budget.epsilon_without_amplification(),
         unit=setup.unit,
+        run=state.name,
         epsilon_by_observer={
             observer.value: value for observer, value in (epsilon_by_observer or {}).items()
         },

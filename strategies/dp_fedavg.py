@@ -19,6 +19,7 @@ from strategies.correlated_rounds import CorrelatedRounds, check_correlated
 from strategies.description import log_settings, privacy_report, secure_report
 from strategies.metrics import Metrics
 from strategies.population import ClientRegistry, Population, expected_fraction
+from strategies.progress import OnRound
 from strategies.replies import RecordKeys
 from strategies.result import PrivacyReport
 from strategies.round_cost import EvaluationCost
@@ -93,6 +94,9 @@ class DPFedAvg(AccountedStrategy):
     secure_aggregation : SecureAggregation, optional
         The server sees sums of enough clients only, and clients need ``SecureAggregationMod``.
         Default: it sees each update.
+    on_round : OnRound, optional
+        Called with a ``RoundProgress`` after each round that was paid; ``strategies.tracking`` has
+        some. Default: nothing.
     record_keys : RecordKeys
         Keys in the records. Default: Flower's.
     randomness : Randomness
@@ -139,9 +143,11 @@ class DPFedAvg(AccountedStrategy):
         checkpointing: Checkpointing | None = None,
         min_available_nodes: int = 2,
         secure_aggregation: SecureAggregation | None = None,
+        on_round: OnRound | None = None,
         record_keys: RecordKeys | None = None,
         randomness: Randomness | None = None,
     ) -> None:
+        _arguments.check_on_round(on_round)
         _arguments.check_kinds(
             sampling=sampling,
             clipping=clipping,
@@ -212,6 +218,7 @@ class DPFedAvg(AccountedStrategy):
             min_available_nodes=_arguments.available_nodes(min_available_nodes, size),
             evaluates=self.metrics.sampling is not None,
             reserve=reserve,
+            on_round=on_round,
         )
 
     @property
@@ -241,6 +248,7 @@ class DPFedAvg(AccountedStrategy):
                 parameters=parameters,
                 clipping=self._run.state.clipping,
                 z=self.noise_multiplier,
+                knows_again=self._registry.knows_again,
             )
 
     def _noise_rows(self) -> NoiseRows | None:
@@ -263,8 +271,9 @@ class DPFedAvg(AccountedStrategy):
         return EvaluationCost(events, "metrics.evaluate", noise)
 
     def _noise_words(self, length: float) -> str:
+        back = "" if self._correlated is None else ", of which later rounds take back a part"
         return (
-            f"Noise: about {length:.3g}·S on each round's average (z·√d/(q·W)); all clients "
+            f"Noise: about {length:.3g}·S on each round's average (z·√d/(q·W)){back}; all clients "
             "together can move it by at most S, the clipping norm."
         )
 

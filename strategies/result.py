@@ -67,7 +67,7 @@ class PrivacyReport:
     clipping_norm : float
         S, of the last round where it adapts.
     sampling : str
-        The rule, "poisson", "fixed-size" or "full".
+        The rule, "poisson", "fixed-size", "full" or "cyclic-groups".
     sampling_rate : float
         q, the expected fraction of the population in a round.
     rounds : int
@@ -94,6 +94,8 @@ class PrivacyReport:
     unit : str
         Whom it protects: "client", or under distributed DP-SGD "person" or "row"; what is said of
         clients here is of these then.
+    run : str
+        The run's name in the ledger.
     epsilon_by_observer : dict of str to float
         Under distributed DP-SGD: ε against each of those who see something, by
         ``privacy.accounting.Observer``. Empty otherwise.
@@ -116,6 +118,7 @@ class PrivacyReport:
     secure_aggregation: SecureAggregationReport | None = None
     epsilon_without_amplification: float = inf
     unit: str = "client"
+    run: str = ""
     epsilon_by_observer: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from strategies.checkpoint import RunState
 from strategies.errors import NoUsableReplyError, PopulationExceededError
 from strategies.lost_clients import AskedInVain, FaultLog, operator_log
 from strategies.population import ClientRegistry, draw_cohort
+from strategies.progress import RoundObserver
 from strategies.replies import stream_replies
 from strategies.result import PrivateResult
 
@@ -73,6 +74,8 @@ class Run:
         Whether it is resumed from a round that was paid and opened.
     delta : float
         δ at which ε is logged.
+    observer : RoundObserver, optional
+        Is told of each round that was paid.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Run:
         evaluate_every: int,
         resumed_model: bool,
         delta: float,
+        observer: RoundObserver | None = None,
     ) -> None:
         self.state = state
         self.evaluates, self._evaluate_every = evaluates, evaluate_every
@@ -94,6 +98,7 @@ class Run:
         self.evaluate_in_vain = AskedInVain(registry.size, any_used=resumed_model)
         self._registry, self._min_available_nodes = registry, min_available_nodes
         self._randomness, self._delta = randomness, delta
+        self._observer = observer
         self.last = 0  # the number of the last round; 0 where the rounds are played by others
 
     @property
@@ -216,12 +221,14 @@ class Run:
                 break
             if number == first:
                 self._warn_of_absent_clients(grid)
+            began = time.perf_counter()
             messages = strategy.configure_train(number, arrays, train_config, grid)
             if self.has_ended():
                 break
             replies = stream_replies(grid, messages, timeout=timeout)
             stepped, metrics = strategy.aggregate_train(number, replies)
             if self.has_ended():
+                self._observe(number, arrays, began, train=metrics)
                 break
             if stepped is None:  # only a round that was not configured has no model
                 raise RuntimeError(f"round {number} was not configured")
@@ -231,6 +238,7 @@ class Run:
             result.arrays = self.state.averaged(arrays)
             keep(number, arrays)
             if number % self._evaluate_every:
+                self._observe(number, arrays, began, train=metrics)
                 continue
 
             messages = strategy.configure_evaluate(number, result.arrays, evaluate_config, grid)
@@ -245,7 +253,28 @@ class Run:
                 shown = "".join(f", {dict(record)}" for record in records)
                 spent = f"ε = {epsilon:.4g} at δ = {self._delta:g}"
                 log(INFO, "round %d/%d: %s%s", number, last, spent, shown)
+            self._observe(
+                number, arrays, began, train=metrics, evaluate=evaluated, server=on_server
+            )
         return result
+
+    def _observe(
+        self, number: int, arrays: ArrayRecord, began: float, **records: MetricRecord | None
+    ) -> None:
+        """Tell the observer of a round, if it was paid."""
+        state = self.state
+        if self._observer is not None and number in state.epsilon_by_round:
+            self._observer(
+                number,
+                self.last,
+                arrays,
+                epsilon=state.epsilon_by_round[number],
+                noise_multiplier=self.noise_multiplier,
+                clipping_norm=state.clipping.norm,
+                opened=number not in state.aborted,
+                seconds=time.perf_counter() - began,
+                **records,
+            )
 
     def wait_for_nodes(self, grid: Grid) -> bool:
         """Wait for ``min_available_nodes``; False if the run has ended."""

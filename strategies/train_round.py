@@ -128,6 +128,10 @@ class Setup(Protocol):
         """The server's."""
 
     @property
+    def expected_cohort(self) -> float:
+        """How many of them a round draws on average."""
+
+    @property
     def denominator(self) -> float:
         """The public number by which a sum is divided."""
 

@@ -35,6 +35,7 @@ from privacy.accounting import (
     Poisson,
     Repeated,
     SiloSum,
+    attack_advantage,
     attack_success,
     calibrate_noise_multiplier,
     calibrate_rounds,
@@ -399,6 +400,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     ),
     "silo_sum": (summed_over_persons, {"physical_batch_size": 2}),
     "noised_accuracy": (noised_accuracy, {"noise_multiplier": 2.0}),
+    "attack_advantage": (partial(attack_advantage, EVENTS), {"delta": 0.25}),
     "attack_success": (partial(attack_success, EVENTS), {"delta": 0.25, "false_alarm_rate": 0.125}),
     "presence_delta": (
         partial(presence_delta, sampling=Full(), opening=lambda *_: RoundPlan(5, 4, 3, 4, 6)),

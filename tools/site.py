@@ -7,6 +7,7 @@ followed, and nothing may be loaded from elsewhere.
 """
 
 import ast
+import hashlib
 import posixpath
 import re
 import shutil
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from privacy.files import write_durably
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -61,7 +64,10 @@ def public_packages() -> dict[str, list[str]]:
 
 def api_page(package: str, names: list[str]) -> str:
     """Directions for mkdocstrings: the package's own words, then each name."""
-    parts = [f"# {package}", f"::: {package}\n    options:\n      members: false"]
+    parts = [
+        f"# {package}",
+        f"::: {package}\n    options:\n      members: false\n      show_root_heading: false",
+    ]
     return "\n\n".join([*parts, *(f"::: {name}" for name in names)]) + "\n"
 
 
@@ -75,7 +81,15 @@ class _Stage:
     def page(self, source: Path, to: str) -> None:
         """A Markdown page at its place in the site, with links that hold there."""
         text = source.read_text()
-        pictures = _MERMAID.sub(_picture, text)
+
+        def picture(match: re.Match[str]) -> str:
+            drawn = diagram(match[1])
+            (self._folder / "diagrams").mkdir(exist_ok=True)
+            shutil.copy(drawn, self._folder / "diagrams")
+            there = posixpath.relpath(f"diagrams/{drawn.name}", posixpath.dirname(to) or ".")
+            return f'<a class="diagram" href="{there}"><img src="{there}" alt="diagram"></a>'
+
+        pictures = _MERMAID.sub(picture, text)
         parts, last = [], 0
         for fence in _FENCE.finditer(pictures):
             parts += [self._linked(pictures[last : fence.start()], source, to), fence[0]]
@@ -97,7 +111,7 @@ class _Stage:
 
     def _place(self, target: Path) -> str:
         """Where a file or folder is in the site; one outside ``docs/`` becomes a page."""
-        if target.is_relative_to(DOCS):
+        if target.is_relative_to(DOCS) and target.suffix != ".py":
             return target.relative_to(DOCS).as_posix()
         if target.is_dir():
             readme = target / "README.md"
@@ -122,11 +136,15 @@ class _Stage:
         path.write_text(text)
 
 
-def _picture(match: re.Match[str]) -> str:
-    """A diagram as an SVG, in the page's colours."""
-    import mermaidx
+def diagram(text: str) -> Path:
+    """A Mermaid diagram as an SVG file, drawn once; each takes some seconds."""
+    path = BUILD / "diagrams" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.svg"
+    if not path.exists():
+        import mermaidx
 
-    return f'<div class="diagram">{mermaidx.render(match[1])}</div>'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, mermaidx.render(text).svg().encode(), mode=0o666)
+    return path
 
 
 def config(pages: Path) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import textwrap
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from flower_app.data import DATASETS
 from flower_app.errors import SettingError
 from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
+from flower_app.plan_advice import advice, as_document, ledger_words, read_spent
 from flower_app.planning import (
     RATES_IN_TURNS,
     SAMPLING_RATES,
@@ -37,8 +39,8 @@ def add_command(commands: Any) -> None:
         "--epsilon", type=float, default=3.0, help="ε of a client, or with --silos of a person (3)"
     )
     parser.add_argument("--delta", type=float, default=1e-5, help="δ (1e-5)")
-    units = parser.add_mutually_exclusive_group(required=True)
-    units.add_argument("--population", type=int, help="N, how many clients")
+    units = parser.add_mutually_exclusive_group()
+    units.add_argument("--population", type=int, help="N, how many clients (the ledger's)")
     units.add_argument(
         "--silos", type=int, help="how many silos of persons, in distributed DP-SGD instead"
     )
@@ -59,6 +61,9 @@ def add_command(commands: Any) -> None:
         "--rounds", type=int, nargs="+", help="numbers of rounds, or steps, to look at"
     )
     parser.add_argument("--sampling-rates", type=float, nargs="+", metavar="Q")
+    parser.add_argument(
+        "--ledger", metavar="FILE", help="what the same clients have paid already, to plan the rest"
+    )
     parser.add_argument(
         "--mechanism",
         choices=MECHANISMS,
@@ -84,6 +89,11 @@ def run(options_given: argparse.Namespace) -> int:
     for name in ("colluders", "absent"):
         if getattr(o, name) is not None:
             raise SettingError(f"--{name} {getattr(o, name)} is wrong; it goes with --silos")
+    paid = None if o.ledger is None else read_spent(o.ledger, population=o.population)
+    if o.population is None and paid is not None:
+        o.population = paid.clients
+    if o.population is None:
+        raise SettingError("--population is missing; give N, or --silos and how many there are")
     o.records = 50 if o.records is None else o.records
     in_turns = o.mechanism == "banded"
     o.sampling_rates = o.sampling_rates or list(RATES_IN_TURNS if in_turns else SAMPLING_RATES)
@@ -103,20 +113,29 @@ def run(options_given: argparse.Namespace) -> int:
     question = Question(budget, o.population, o.records, o.dataset, o.model)
     # Measured with cohorts that stay secret.
     accuracy = AccuracyRange(None, None) if in_turns else expected_accuracy(question)
+    spent = () if paid is None else paid.events
     rows = (options_in_turns if in_turns else options)(
-        question, rates=o.sampling_rates, rounds=rounds
+        question, rates=o.sampling_rates, rounds=rounds, spent=spent
     )
+    parameters = MODELS[o.model].parameters
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
-        print(json.dumps(_document(question, accuracy, list(rows)), ensure_ascii=False))
+        document = _document(question, accuracy, worked_out := list(rows))
+        document["advice"] = as_document(advice(worked_out, parameters=parameters))
+        document["spent"] = None if paid is None else paid.epsilon(budget.delta)
+        print(json.dumps(document, ensure_ascii=False))
         return 0
     print(
         f"{o.model} on {o.dataset}, N = {o.population:,} clients, ε = {o.epsilon:g} at "
         f"δ = {o.delta:g} for every client (add or remove one)\n"
     )
+    if paid is not None:
+        print(textwrap.fill(ledger_words(paid, budget), 88) + "\n")
     print(_HEADER, flush=True)
+    worked_out = []
     for option in rows:
+        worked_out.append(option)
         print(_line(option), flush=True)
     if in_turns:
         print(
@@ -130,6 +149,7 @@ def run(options_given: argparse.Namespace) -> int:
         "\nOnly these settings cost privacy: learning rates and local steps do not, unless they"
         "\nwere tuned on clients' data."
     )
+    print("\n" + textwrap.fill(_advice(worked_out, o.model), 88))
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
     if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
@@ -139,6 +159,26 @@ def run(options_given: argparse.Namespace) -> int:
     else:
         print("Seconds a round: not known, no round of this model was measured.")
     return 0
+
+
+def _advice(rows: list[Option], model: str) -> str:
+    taken = advice(rows, parameters=MODELS[model].parameters)
+    if taken is None:
+        return "Advice: none of these. Raise ε or δ, or leave what is left of the budget unspent."
+    if not taken.learns:
+        return (
+            f"Advice: do not train like this. Over {taken.rounds} rounds the noise moves the model "
+            f"{1 / taken.signal_to_noise:.3g} times as far as all clients could if they agreed: so "
+            "few cannot be hidden in each other. Have more clients or a smaller model, or hide "
+            "records instead of clients: --silos and --records."
+        )
+    return (
+        f"Advice: q = {taken.sampling_rate:g} and {taken.rounds} rounds; a larger q costs bytes "
+        "and lowers the noise little. Over all rounds clients could move the model "
+        f"{taken.signal_to_noise:.3g} times as far as the noise does, if they agreed. S: that of "
+        f"the recipe ({RECIPES[model].clipping_norm:g}), or one chosen on public data. δ: below "
+        "1/N."
+    )
 
 
 def _is_one_over_groups(rate: float) -> bool:

@@ -4,12 +4,15 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from flower_app.errors import SettingError
 from flower_app.measurements import AccuracyRange, measured_silos
+from flower_app.models.specs import MODELS
+from flower_app.plan_advice import Advice, advice, as_document, ledger_words, read_spent
 from flower_app.silo_planning import (
     SAMPLING_RATES,
     STEPS,
@@ -67,19 +70,29 @@ def run(options_given: argparse.Namespace) -> int:
         raise SettingError(f"--silos {o.silos} is wrong; {error}") from error
     question = SiloQuestion(budget, silos, o.records, o.model, o.dataset)
     accuracy = expected_accuracy(question, measured_silos())
-    rows = silo_options(question, rates=rates, steps=steps)
+    paid = None if o.ledger is None else read_spent(o.ledger, population=None)
+    spent = () if paid is None else paid.events
+    rows = silo_options(question, rates=rates, steps=steps, spent=spent)
+    parameters = MODELS[o.model].parameters
     if problem := large_delta(budget.delta, o.records):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
-        print(json.dumps(_document(question, accuracy, list(rows)), ensure_ascii=False))
+        document = _document(question, accuracy, worked_out := list(rows))
+        document["advice"] = as_document(advice(worked_out, parameters=parameters))
+        document["spent"] = None if paid is None else paid.epsilon(budget.delta)
+        print(json.dumps(document, ensure_ascii=False))
         return 0
     print(
         f"{o.model}, {silos.silos} silos with N = {o.records:,} persons together, "
         f"ε = {o.epsilon:g} at δ = {o.delta:g} for every person (add or remove one),\n"
         f"against everybody, the server included: {silos}.\n"
     )
+    if paid is not None:
+        print(textwrap.fill(ledger_words(paid, budget), 88) + "\n")
     print(_HEADER, flush=True)
+    worked_out = []
     for option in rows:
+        worked_out.append(option)
         print(_line(option), flush=True)
     print(
         "\nbatch: persons a step over all silos, about. z: noise multiplier, of the fewest"
@@ -88,10 +101,27 @@ def run(options_given: argparse.Namespace) -> int:
         "\neach add all of it alone. Smaller is better. Where every row is another person, N is the"
         "\nrows. Only these settings cost privacy: learning rates do not, unless tuned on the data."
     )
+    print("\n" + textwrap.fill(_advice(advice(worked_out, parameters=parameters)), 88))
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
     if accuracy.known:
         print("Every measured record is another person's.")
     return 0
+
+
+def _advice(taken: Advice | None) -> str:
+    if taken is None:
+        return "Advice: none of these. Raise ε or δ, or leave what is left of the budget unspent."
+    if not taken.learns:
+        return (
+            f"Advice: do not train like this. Over {taken.rounds} steps the noise moves the model "
+            f"{1 / taken.signal_to_noise:.3g} times as far as all persons could if they agreed. "
+            "Have more persons, or a smaller model."
+        )
+    return (
+        f"Advice: p = {taken.sampling_rate:g} and {taken.rounds} steps. Over all steps persons "
+        f"could move the model {taken.signal_to_noise:.3g} times as far as the noise does, if they "
+        "agreed. S: on public data. δ: below 1/N."
+    )
 
 
 _HEADER = (

@@ -57,6 +57,17 @@ def check_model_can_be_encrypted(
         ) from error
 
 
+def wrong_answers(
+    answers: npt.NDArray[np.int64],
+    in_the_clear: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+) -> dict[str, int]:
+    """How many answers are wrong, and how many of these the plain model answers as wrongly."""
+    wrong = answers != labels
+    same = int((wrong & (answers == in_the_clear)).sum())
+    return {"wrong": int(wrong.sum()), "wrong_as_in_the_clear": same}
+
+
 def run_encrypted_test(
     model: nn.Sequential,
     weights: Path,
@@ -97,6 +108,7 @@ def run_encrypted_test(
                 notify(f"Asked {i + 1} of {len(inputs)}")
     decrypted = np.concatenate(logits)
     answers, errors = decide(decrypted), np.abs(decrypted - plain)
+    in_the_clear = decide(plain)
     beyond = int((errors.max(axis=1) > 2.0**plan.error_bits).sum())
     if beyond:
         notify(
@@ -107,8 +119,9 @@ def run_encrypted_test(
         metrics={
             "backend": "ckks",
             "images": len(inputs),
-            "agreement": float((answers == decide(plain)).mean()),
+            "agreement": float((answers == in_the_clear).mean()),
             "accuracy": float((answers == labels).mean()),
+            **wrong_answers(answers, in_the_clear, labels),
             "max_logit_error": float(errors.max()),
             "ms_per_image": 1000 * statistics.median(seconds),
             "query_bytes": max(query for query, _ in sizes),

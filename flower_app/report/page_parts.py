@@ -1,98 +1,105 @@
-"""What the pages of all modes share: head, encrypted answers, pictures, code, settings."""
+"""What the page says in every mode, part by part."""
 
-HEAD = """<!doctype html>
+from flower_app.report.page_style import STYLE
+
+HEAD = (
+    """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</title>
 <style>
-:root { color-scheme: light dark; --ink: #1f2933; --soft: #5b6875; --line: #e1e5ea;
-  --page: #f7f8fa; --card: #ffffff; --good: #23814f; --warn: #a8430c; --blue: #2460c0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --soft: #a3aeb9; --line: #35414d;
-  --page: #161b22; --card: #1f2630; --good: #57d18d; --warn: #f0a35e; --blue: #7fb0ff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); overflow-wrap: break-word;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
-p, li { max-width: 46rem; } p { margin: .5rem 0; }
-.soft { color: var(--soft); } .warn { color: var(--warn); } .good { color: var(--good); }
-nav { margin: 1rem 0 0; font-size: .93rem; line-height: 1.9; }
-nav a { margin-right: 1rem; display: inline-block; }
-a { color: var(--blue); }
-.figures { display: grid; gap: .8rem; margin: 1.4rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); }
-.figure { background: var(--card); border: 1px solid var(--line); border-radius: .7rem;
-  padding: .9rem 1rem; }
-.figure b { display: block; font-size: 1.55rem; font-variant-numeric: tabular-nums; }
-.figure span { color: var(--soft); font-size: .88rem; }
-figure { margin: 1rem 0; background: #fff; border: 1px solid var(--line); border-radius: .7rem;
-  padding: .6rem; }
-figure.drawn { background: var(--card); }
-figure img, figure svg { display: block; width: 100%; height: auto; }
-figcaption { color: #5b6875; font-size: .88rem; padding: .4rem .4rem 0; }
-figure.drawn figcaption { color: var(--soft); }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
-table { border-collapse: collapse; width: 100%; background: var(--card); font-size: .93rem;
-  margin: .6rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .5rem .7rem;
-  border: 1px solid var(--line); }
-th { font-weight: 600; } tbody th { width: 24%; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-code { font-size: .9em; overflow-wrap: anywhere; }
-details { margin: .6rem 0; } details summary { cursor: pointer; color: var(--blue); }
-ul { padding-left: 1.2rem; } li { margin: .35rem 0; }
-@media (max-width: 42rem) {
-  main { padding: 1.2rem .9rem 3rem; } h1 { font-size: 1.4rem; }
-  tbody th { width: 45%; } svg text { font-size: 22px; }
-  table.stack { background: none; } table.stack thead { display: none; }
-  table.stack tr { display: block; border: 1px solid var(--line); border-radius: .6rem;
-    margin: .7rem 0; padding: .5rem .8rem; background: var(--card); }
-  table.stack th, table.stack td { display: block; width: auto; border: 0; padding: .25rem 0; }
-  table.stack td::before { display: block; font-size: .78rem; color: var(--soft); }
-  .promises td:nth-of-type(1)::before { content: "To whom"; }
-  .promises td:nth-of-type(2)::before { content: "Against whom"; }
-  .promises td:nth-of-type(3)::before { content: "If these keep their word"; }
-  .promises td.why::before { content: "Why"; }
-  .trust td:nth-of-type(1)::before { content: "Held or saw"; }
-  .trust td:nth-of-type(2)::before { content: "Was trusted to"; }
-}
-@media print { body { background: #fff; } nav { display: none; } h2 { break-after: avoid; } }
-</style>
+"""
+    + STYLE
+    + """</style>
 </head>
 <body>
 <main>
-"""
-
-FIGURES = """{% if large_delta %}
-<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
+<h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run{%
+if silos %} over {{ c.silos }} silos{% endif %}</h1>
+<p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
+{% if silos %}{{ c.silos }} silos, about {{ n(c.population) }} records in all{% else
+%}{{ n(c.population) }} clients{% endif %} · {{ c.rounds }} {{ played }}s · bloomseal
+{{ m.software.version }}{{ " · resumed after it had broken off" if m.resumed }}</p>
+{% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
+seeded or it had no noise.</p>{% endif %}
+{% if large_delta %}<p class="warn"><strong>δ is too large:</strong> {{ large_delta }}.</p>
 {% endif %}
 {% if c.stopped %}<p class="warn"><strong>Ended early:</strong> {{ c.stopped }}.</p>{% endif %}
 
-<div class="figures">
-<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
+"""
+)
+
+VERDICT = """<div class="verdict">
+<p><strong>{{ verdict.word }}.</strong> {% if verdict.success < 1 %}Whoever sees all that was
+released, knows the data of all other {{ one }}s, and guesses whether one {{ one }} took part is
+right at most <strong>{{ percent(verdict.success) }}</strong> of the time, where a coin is right
+50 %{% if not silos and c.sampling_rate < 1 and
+c.sampling != "cyclic-groups" %}, as long as nobody learns who was
+drawn{% endif %}.{% else %}No limit was proved on what was released shows of any one
+{{ one }}.{% endif %}</p>
+<div class="scale" role="img"
+aria-label="On a scale from 50 %, a coin, to 100 %, certainty: {{ percent(verdict.success) }}">
+<div class="bands">{% for width, colour in verdict.bands %}<i
+style="width: {{ width }}%; background: var({{ colour }})"></i>{% endfor %}</div>
+{% for place, label in verdict.ticks %}<span
+class="tick{{ " minor" if loop.index in (2, loop.length - 1) }}"
+style="left: {{ place }}%">{{ label }}</span>
+{% endfor %}<div class="here" style="left: {{ verdict.label_place }}%">{{
+percent(verdict.success) }}</div><div class="needle" style="left: {{ verdict.place }}%"></div>
+</div>
+<p class="soft">How often the best guesser is right, from a coin (50 %) to certainty. The words are
+this page's: {{ verdict.legend }}.</p>
+</div>
+"""
+
+FIGURES = """<div class="figures">
 <div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
-<span>at δ = {{ g(c.delta) }}, for every {{ protected }}</span></div>
+<span>at δ = {{ g(c.delta) }}, for every {{ one }}</span></div>
+<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
 {% if e %}
 <div class="figure"><b>{{ percent(e.agreement) }}</b>
 <span>of {{ e.images }} {{ "answers in shares" if e.backend == "shared" else "encrypted answers" }}
 as in the clear</span></div>
-<div class="figure"><b>{{ "%.1f"|format(e.ms_per_image) }} ms</b>
-<span>{{ "from an image to its answer, in shares" if e.backend == "shared"
-else "to evaluate one encrypted image" }}</span></div>
 {% endif %}
 </div>
 """
 
-OTHER_WORDS = """<p>In other words: an attack that wrongly suspects 1 % of the {{ protected }}s that
-were not there finds at most <strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those that
-were; one that wrongly suspects 10 %, at most
-<strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
-{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
-one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
-apart.{% endif %}</p>
+ABOUT = """<h2 id="about">Who, what and why</h2>
+<table><tbody>
+{% for name, value in about %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}</tbody></table>
+"""
+
+ACCURACY = """<h2 id="accuracy">Accuracy, and what privacy cost of it</h2>
+<p>{{ percent(m.accuracy.test) }} of the {{ n(tested_on) ~ " " if tested_on }}test images of the
+data set, which are public, are classified right{% if commonest is not none %}; always answering the
+commonest class is right for {{ percent(commonest) }}{% endif %}.
+{% if compared %}An otherwise like run with {{ compared.noise }} reached
+<strong>{{ percent(compared.accuracy) }}</strong>: {{ compared.verdict }}{% else %}No other run was
+named to compare it with, so what privacy cost of the accuracy is not known here
+(<code>compare-with</code> names a run's folder, for instance one with ε in the
+thousands).{% endif %}</p>
+{% if classes %}
+<details open><summary>By class, on the public test images</summary>
+<p>Recall: of the images of a class, those that were recognised. Precision: of the answers that name
+it, those that were right.</p>
+<table><thead><tr><th>Class</th><th>Recall</th><th>Precision</th>
+<th>Images</th></tr></thead><tbody>
+{% for row in classes %}<tr><th>{{ row.name }}</th>
+<td class="number">{{ percent(row.recall) if row.recall is not none else "–" }}</td>
+<td class="number">{{ percent(row.precision) if row.precision is not none else "–" }}</td>
+<td class="number">{{ n(row.count) }}</td></tr>
+{% endfor %}</tbody></table></details>
+<details open><summary>Confusion matrix: what was answered for images of each class</summary>
+<div class="sideways"><table class="confusion"><thead><tr><th>true ↓ answered →</th>
+{% for row in classes %}<th>{{ row.name }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in classes %}<tr><th>{{ row.name }}</th>
+{% for cell in row.cells %}<td style="background: rgba(var(--shade), {{
+cell.shade }})">{{ cell.count }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div></details>
+{% endif %}
 """
 
 QUESTIONS = """<tr><th>{% if e and e.backend == "shared" %}Questions and answers in secret shares{%
@@ -131,18 +138,28 @@ elsewhere</td></tr>
 {% endif %}
 """
 
-SPENT = """<h2 id="rounds">ε by {{ played }}</h2>
-{% if chart %}
-<figure class="drawn">{{ chart }}
-<figcaption>What had been spent after each {{ played }}, at δ = {{ g(c.delta) }}; the budget is
-the dashed line.{% if counted %} The encrypted test-time round came after it and is in the
-total.{% endif %}</figcaption></figure>
-<details><summary>As a table</summary>
+EVERYBODY_ELSE = """<tr><th>Everybody else</th><td>this folder: the model,
+{{ "" if config.ledger else "the ledger, " }}this page</td>
+<td>nothing</td></tr>
+"""
+
+ROUNDS = """<h2 id="rounds">ε by {{ played }}</h2>
+{% if pictures.training %}{{ figure("training") }}{% endif %}
+{% if spent_by_round %}
+<details><summary>ε as a table</summary>
 <table><thead><tr><th>{{ played|capitalize }}</th><th>ε so far</th></tr></thead><tbody>
-{% for number_of_it, spent in spent_by_round %}<tr><td class="number">{{ number_of_it }}</td>
+{% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
 <td class="number">{{ "%.4f"|format(spent) }}</td></tr>
 {% endfor %}</tbody></table></details>
-{% else %}<p>There is nothing to draw: no {{ played }} was accounted.</p>{% endif %}
+{% if counted %}<p>The encrypted test-time round came after it and is in the total.</p>{% endif %}
+{% else %}<p>There is nothing to show: no {{ played }} was accounted.</p>{% endif %}
+{% if pictures.noise %}{{ figure("noise") }}
+<p>Orange is the length of the noise that was added to each {{ played }}'s sum, blue what the
+clients' updates add up to, estimated from the released models. Where orange is above, no single
+{{ played }} tells what the clients sent. The model learns all the same: the noise of many
+{{ played }}s points everywhere and cancels out, and what clients have in common does not. Noise far
+above over the whole run means a model of little use; noise far below, a large ε.</p>
+{% endif %}
 """
 
 CERTIFICATE = """{% if e and e.backend == "shared" %}
@@ -179,24 +196,31 @@ keys once</td></tr>
 <tr><th>Released</th><td>{{ e.release }}</td></tr>
 </tbody></table>
 {% endif %}
+{% if e %}<p>{{ wrong_answers }}</p>
+{% if pictures.encrypted %}{{ figure("encrypted") }}{% endif %}
+{% endif %}
 """
 
-ALSO_NOT = """{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows
-{{ protected_at }}' data. It is there because whoever runs a simulation holds all data anyway: do
-not share it if they are not public.</li>{% endif %}
+TUNING = """<li><strong>Tuning:</strong> {% if m.privacy.tuning.epsilon is none %}not known:
+{{ m.privacy.tuning.reason }}.{% else %}ε = {{ g(m.privacy.tuning.epsilon) }}:
+{{ m.privacy.tuning.reason }}. If you kept to it after looking at what your own {{ holder }}s' data
+gave, that is not counted.{% endif %}</li>
+"""
+
+HOLDINGS = """{% if pictures.holdings %}
+<h2 id="holdings">Who holds what</h2>
+{{ figure("holdings") }}
+{% endif %}
+"""
+
+NOT_RECOGNISED = """{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows
+{{ holder }}s' data. It is
+there because whoever runs a simulation holds all data anyway: do not share it if they are not
+public.</li>{% endif %}
 <li><strong>Copying:</strong> answers to encrypted questions can be used to copy a model, one
 question at a time.</li>
 <li><strong>Wrong answers</strong> from a malicious {{ "worker" if e and e.backend == "shared"
 else "evaluator" }} are not recognised.</li>
-</ul>
-
-"""
-
-PICTURES = """<h2 id="pictures">What was seen</h2>
-{% for caption, data in pictures.items() %}
-<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
-<figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
 """
 
 CODE = """<tr><th>Mechanism</th><td>{{ c.mechanism }}</td></tr>
@@ -211,7 +235,14 @@ commit <code>{{ m.begun_with.commit or "not known" }}</code>; SHA-256 of its sou
 <code>{{ m.begun_with.source_sha256 }}</code>{% endif %}</td></tr>
 """
 
-SETTINGS = """<details><summary>All {{ config|length }} settings of this run</summary>
+CHECK = """{% if c.private %}<p>ε follows from the ledger alone{%
+if silos %}, against each observer{% endif %}:
+<code>python -m privacy.accounting ledger {{ ledger }} --delta {{ g(c.delta) }}
+</code></p>{% endif %}
+<p class="soft">What this page says of the run is in <code>metrics.json</code> and
+<code>config.json</code>, beside it{% if alternatives %}; the costs of other settings are worked out
+from that{% endif %}.</p>
+<details><summary>All {{ config|length }} settings of this run</summary>
 <table><tbody>
 {% for name, value in config.items() %}<tr><th>{{ name }}</th><td><code>{{ value }}</code></td></tr>
 {% endfor %}</tbody></table></details>

@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG files."""
+"""Pictures of a run, as PNG files, and as SVG files for the page."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +13,16 @@ from matplotlib.ticker import MaxNLocator
 
 from flower_app.data import Partitions
 
-INK, SOFT, BLUE = "#1f2933", "#9aa5b1", "#2a6fdb"
-_ORANGE, _GREEN, _RED = "#e8833a", "#2f9e63", "#c9372c"
+INK, SOFT, BLUE, GRID = "#1f2933", "#9aa5b1", "#2a6fdb", "#e4e7eb"
+ORANGE, GREEN, RED = "#e8833a", "#2f9e63", "#c9372c"
+_WIDTH = 5.6
 _FEW_ROUNDS = 20
 _STYLE = {
-    "font.size": 11,
+    "font.size": 10,
+    "text.color": INK,
+    "axes.facecolor": "none",
+    "legend.framealpha": 0.0,
+    "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": SOFT,
@@ -26,7 +31,7 @@ _STYLE = {
     "axes.titlelocation": "left",
     "xtick.color": INK,
     "ytick.color": INK,
-    "grid.color": "#e4e7eb",
+    "grid.color": GRID,
     "axes.grid": True,
     "axes.axisbelow": True,
 }
@@ -34,12 +39,21 @@ _STYLE = {
 
 @contextmanager
 def drawing(path: Path, width: float, height: float, top: float = 1.0) -> Iterator[Figure]:
-    """A figure in inches, in this house's style, that is saved as PNG when the block ends."""
+    """A figure in inches, in this house's style, that is saved when the block ends.
+
+    As PNG, and beside it as SVG.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
         yield figure
         figure.tight_layout(rect=(0, 0, 1, top))
-        figure.savefig(path, dpi=150, bbox_inches="tight", facecolor="white")
+        figure.savefig(path, dpi=200, bbox_inches="tight", facecolor="white")
+        figure.savefig(
+            path.with_suffix(".svg"),
+            bbox_inches="tight",
+            facecolor="none",
+            metadata={"Date": None},  # it would say when the run ended
+        )
 
 
 def _show_rounds(axis: Axes, rounds: Sequence[int], played: str = "round") -> None:
@@ -68,21 +82,21 @@ def plot_training(
 
     ``unit`` is whom ε is for; ``played`` what a round is called.
     """
-    with drawing(path, 7.5, 6.2) as figure:
+    with drawing(path, _WIDTH, 4.8) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         above.plot(list(accuracy), [100 * a for a in accuracy.values()], color=BLUE, lw=2)
         last = list(accuracy.values())[-1]
         above.set_title(f"Validation accuracy: {100 * last:.1f} % after the last {played}")
         above.set_ylabel("accuracy (%)")
         above.set_ylim(0, 101)
-        below.plot(list(epsilon), list(epsilon.values()), color=_ORANGE, lw=2)
+        below.plot(list(epsilon), list(epsilon.values()), color=ORANGE, lw=2)
         for axis in (above, below):
             _show_rounds(axis, list(accuracy), played)
         above.set_xlabel("")
-        below.axhline(budget, color=_RED, lw=1.2, ls="--")
+        below.axhline(budget, color=RED, lw=1.2, ls="--")
         # At a share of the width, wherever the rounds begin.
         across = below.get_yaxis_transform()
-        below.text(0.01, budget, f"allowed: {budget:g}", color=_RED, va="bottom", transform=across)
+        below.text(0.01, budget, f"allowed: {budget:g}", color=RED, va="bottom", transform=across)
         below.set_ylim(0, 1.2 * budget)
         below.set_title(f"Privacy spent: ε at δ = {delta:g}, for every {unit}")
         below.set_ylabel("ε")
@@ -104,17 +118,17 @@ def plot_encrypted(
     columns = 8
     rows = -(-len(chosen) // columns)
     right = sum(a == b for a, b in zip(answers, labels, strict=True))
-    with drawing(path, 7.5, 1.15 * rows + 0.8, top=0.97) as figure:
+    with drawing(path, _WIDTH, 0.95 * rows + 0.6, top=0.97) as figure:
         grid = np.atleast_2d(figure.subplots(rows, columns))
         for axis in grid.flat:
             axis.axis("off")
         for axis, i in zip(grid.flat, chosen, strict=False):
             good = answers[i] == labels[i]
-            axis.imshow(images[i], cmap="gray_r", interpolation="nearest")
+            axis.imshow(images[i], cmap="gray_r", interpolation="none")
             axis.set_title(
                 f"{answers[i]}" if good else f"{answers[i]}, not {labels[i]}",
-                color=_GREEN if good else _RED,
-                fontsize=10,
+                color=GREEN if good else RED,
+                fontsize=9,
                 loc="center",
                 pad=2,
             )
@@ -131,7 +145,7 @@ def plot_holdings(
 ) -> None:
     """The labels of the first clients, or silos. Simulation only: this is their data."""
     shown = counts[:clients]
-    with drawing(path, 7.5, 3.2) as figure:
+    with drawing(path, _WIDTH, 2.9) as figure:
         axis = figure.subplots()
         bottom = np.zeros(len(shown))
         colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
@@ -171,9 +185,9 @@ def plot_noise(
     weights = np.convolve(np.ones_like(excess), np.ones(reach), mode="same")
     smooth = np.convolve(excess, np.ones(reach), mode="same") / weights
     signal = np.sqrt(np.maximum(smooth, 0.0))
-    with drawing(path, 7.5, 3.2) as figure:
+    with drawing(path, _WIDTH, 2.9) as figure:
         axis = figure.subplots()
-        axis.plot(rounds, np.full_like(signal, noise), color=_ORANGE, lw=2)
+        axis.plot(rounds, np.full_like(signal, noise), color=ORANGE, lw=2)
         axis.plot(rounds, signal, color=BLUE, lw=2)
         top = 1.2 * max(noise, signal.max())
         apart = abs(noise - signal[-1]) > 0.2 * top
@@ -181,26 +195,13 @@ def plot_noise(
         over, under = ("center", "center") if apart else ("bottom", "top")
         first, second = (over, under) if noise >= signal[-1] else (under, over)
         side = axis.get_yaxis_transform()
-        axis.text(1.0, noise, " noise", color=_ORANGE, va=first, transform=side)
+        axis.text(1.0, noise, " noise", color=ORANGE, va=first, transform=side)
         label = " clients' sum"
         axis.text(1.0, signal[-1], label, color=BLUE, va=second, transform=side)
         axis.set_ylim(0, top)
         axis.set_title("Noise against signal, estimated from the released models")
         _show_rounds(axis, list(released))
         axis.set_ylabel("L2 norm of the sum")
-
-
-def plot_noise_shares(path: Path, *, noise: Mapping[str, float]) -> None:
-    """The noise on a step's average, as parts of S, by who could add it."""
-    with drawing(path, 7.5, 2.6) as figure:
-        axis = figure.subplots()
-        names, values = list(noise), [100 * value for value in noise.values()]
-        bars = axis.barh(names[::-1], values[::-1], color=[_ORANGE, BLUE, SOFT], height=0.6)
-        axis.bar_label(bars, fmt=" %.3g %%", color=INK)
-        axis.set_xlim(0, 1.15 * max(values))
-        axis.grid(visible=False, axis="y")
-        axis.set_title("The noise on a step's average")
-        axis.set_xlabel("standard deviation, % of S")
 
 
 def label_counts(partitions: Partitions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

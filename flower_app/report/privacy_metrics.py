@@ -6,7 +6,14 @@ from typing import Any
 
 from flower_app.models.specs import RECIPES, SILO_RECIPES
 from flower_app.settings import Settings
-from privacy.accounting import Adjacency, LedgerContents, attack_success, gaussian_dp
+from privacy.accounting import (
+    Adjacency,
+    LedgerContents,
+    attack_advantage,
+    attack_success,
+    epsilon,
+    gaussian_dp,
+)
 from strategies import PrivacyReport
 
 FALSE_ALARM_RATES = (0.01, 0.1)
@@ -62,15 +69,24 @@ def tuning(settings: Settings) -> dict[str, Any]:
 
 
 def in_other_words(report: PrivacyReport, paid: LedgerContents) -> dict[str, Any]:
-    """ε as the μ of Gaussian differential privacy, and as the most that an attack achieves."""
+    """ε as the μ of Gaussian differential privacy, and as the most that an attack achieves.
+
+    Beside it what earlier runs had paid into the same ledger.
+    """
     if not report.private:
         return {
+            "earlier": _earlier(report, paid),
             "gaussian_dp_mu": None,
+            "attack_advantage": 1.0,
             "attack_success": {f"{rate:g}": 1.0 for rate in FALSE_ALARM_RATES},
         }
     adjacency = Adjacency(report.adjacency)
     return {
+        "earlier": _earlier(report, paid),
         "gaussian_dp_mu": gaussian_dp(
+            paid.events, delta=report.delta, accountant=report.accountant, adjacency=adjacency
+        ),
+        "attack_advantage": attack_advantage(
             paid.events, delta=report.delta, accountant=report.accountant, adjacency=adjacency
         ),
         "attack_success": {
@@ -84,6 +100,19 @@ def in_other_words(report: PrivacyReport, paid: LedgerContents) -> dict[str, Any
             for rate in FALSE_ALARM_RATES
         },
     }
+
+
+def _earlier(report: PrivacyReport, paid: LedgerContents) -> dict[str, Any]:
+    """The number of earlier runs in the ledger, and their ε at this run's δ."""
+    runs = [record.run for record in paid.records]
+    before = paid.records[: runs.index(report.run)] if report.run in runs else ()
+    spent = epsilon(
+        [record.event for record in before],
+        delta=report.delta,
+        accountant=report.accountant,
+        adjacency=Adjacency(report.adjacency),
+    )
+    return {"runs": len({record.run for record in before}), "epsilon": spent}
 
 
 def _record_level(settings: Settings) -> dict[str, Any]:

@@ -1,66 +1,154 @@
 """``report.html``: one file that a person opens, with the pictures inside it."""
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
+from flower_app.errors import counted
+from flower_app.report.classes import by_class, commonest_class
+from flower_app.report.page_pictures import Picture
 from flower_app.report.privacy_metrics import reports_were_seen
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.silo_metrics import observers, silos_in_words
-from flower_app.report.silo_template import SILO_TEMPLATE
 from flower_app.report.template import TEMPLATE
+from flower_app.report.verdict import verdict_on
 from privacy.accounting import CyclicGroups, GaussianRelease, Poisson, epsilon, large_delta
 from privacy.mechanisms import DistributedGaussian
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 46, 34
+_PICTURES = ("training", "noise", "encrypted", "holdings")
 
 
 def write_report(
     folder: ResultsFolder,
     metrics: Mapping[str, Any],
     config: Mapping[str, Any],
-    pictures: Mapping[str, Path],
+    pictures: Mapping[str, Picture],
 ) -> None:
-    """Write ``report.html``, self-contained, from the run's JSON files and its PNGs by caption."""
+    """Write ``report.html``, self-contained, from the run's JSON files and its pictures by name."""
     has_silos = config["mode"] == "silos"
     level = metrics["privacy"]["record_level" if has_silos else "client_level"]
     spent = [value for value in level["epsilon_by_round"] if value is not None]
-    total, played = level["epsilon"], "step" if has_silos else "round"
+    total = level["epsilon"]
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    page = environment.from_string(SILO_TEMPLATE if has_silos else TEMPLATE).render(
+    matrix = metrics["accuracy"].get("confusion")
+    page = environment.from_string(TEMPLATE).render(
         **(_about_silos if has_silos else _about_clients)(metrics),
+        silos=has_silos,
+        one="record" if has_silos else "client",
+        holder="silo" if has_silos else "client",
+        played="step" if has_silos else "round",
         m=metrics,
         c=level,
-        protected="record" if has_silos else "client",
-        protected_at="silos" if has_silos else "clients",
-        played=played,
         e=metrics["encrypted"],
         config=config,
-        pictures={
-            caption: base64.b64encode(path.read_bytes()).decode()
-            for caption, path in pictures.items()
-        },
+        pictures={name: pictures.get(name) for name in _PICTURES},
         when=f"{datetime.now(UTC):%d %B %Y}",
-        chart=epsilon_chart(spent, budget=config["epsilon"], played=played),
+        verdict=verdict_on(level["attack_advantage"]),
+        about=_about_run(metrics, level, config),
+        tested_on=sum(map(sum, matrix["counts"])) if matrix else 0,
+        classes=by_class(matrix) if matrix else None,
+        commonest=commonest_class(matrix) if matrix else None,
+        compared=_compared(metrics["accuracy"]),
+        wrong_answers=_wrong_answers(metrics["encrypted"]),
         spent_by_round=_some(spent),
-        # At even odds an attacker is right with probability at most e^ε/(1 + e^ε), and δ.
+        # From even odds an attacker is sure with probability at most e^ε/(1 + e^ε), and δ.
         guess=1.0 if total is None else min(1.0, _logistic(total) + level["delta"]),
-        odds=None if total is None or total > 700 else math.exp(total),
+        odds=_odds(total),
         large_delta=large_delta(level["delta"], level["population"]),
         ledger=config.get("ledger") or folder.ledger.name,
         s=level["secure_aggregation"],
         g=lambda value: f"{value:g}",
         n=lambda value: f"{value:,}",
         percent=lambda value: f"{100 * value:.2f} %",
-        number=lambda value: "∞" if value is None or math.isinf(value) else f"{value:.3g}",
+        number=_number,
     )
     folder.file("report.html").write_text(page, encoding="utf-8")
+
+
+def _about_run(
+    metrics: Mapping[str, Any], level: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Who ran it and why, on what, for how long, and what the same ledger had paid before."""
+    said, seconds = metrics["about"], metrics["seconds"]["total"]
+    earlier = level["earlier"]
+    rows = [
+        ("Responsible", said["controller"] or "not said (setting controller)"),
+        ("Contact", said["contact"]),
+        ("Purpose", said["purpose"] or "not said (setting purpose)"),
+        ("Data", f"{metrics['dataset']}, {level['unit']}"),
+        (
+            "Duration",
+            f"not said: it would show how long {config['mode']} took"
+            if seconds is None
+            else _duration(seconds) + (" since it was resumed" if metrics["resumed"] else ""),
+        ),
+        (
+            "Earlier spending",
+            f"{counted(earlier['runs'], 'run')} before this one paid from the same ledger: "
+            f"ε = {_number(earlier['epsilon'])} by then, ε = {_number(level['epsilon'])} with this "
+            "one (ε of several runs is less than the sum)"
+            if earlier["runs"]
+            else "none in this ledger: it begins with this run",
+        ),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _compared(accuracy: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The other run, and the difference in words."""
+    other = accuracy.get("compared")
+    if other is None:
+        return None
+    cost = 100 * (other["accuracy"] - accuracy["test"])
+    verdict = (
+        f"privacy cost {cost:.2f} percentage points."
+        if cost > 0
+        else "privacy cost no accuracy here."
+    )
+    noise = "no limit on ε" if other["epsilon"] is None else f"ε = {other['epsilon']:.3g}"
+    return {**other, "noise": noise, "verdict": verdict}
+
+
+def _wrong_answers(encrypted: Mapping[str, Any] | None) -> str:
+    """Whose errors the wrong encrypted answers are."""
+    if encrypted is None:
+        return ""
+    wrong, same = encrypted["wrong"], encrypted["wrong_as_in_the_clear"]
+    if not wrong:
+        return "No answer is wrong."
+    if same == wrong:
+        return (
+            f"{wrong} of {encrypted['images']} answers are wrong, and the model gives the same "
+            "wrong answers in the clear: they are the model's errors, none is encryption's."
+        )
+    return (
+        f"{wrong} of {encrypted['images']} answers are wrong. To {same} of these the model gives "
+        f"the same wrong answer in the clear; {wrong - same} are wrong because of encryption."
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _odds(epsilon: float | None) -> float | None:
+    """e^ε, rounded up to three figures; None where it is no number that says anything."""
+    if epsilon is None or epsilon > 30:
+        return None
+    step = 10.0 ** (math.floor(epsilon / math.log(10)) - 2)
+    odds = math.ceil(math.exp(epsilon) / step) * step
+    return float(f"{odds:.3g}") if step < 1 else round(odds)
+
+
+def _number(value: float | None) -> str:
+    return "∞" if value is None or math.isinf(value) else f"{value:.3g}"
 
 
 def _about_clients(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,13 +171,14 @@ def _about_silos(metrics: Mapping[str, Any]) -> dict[str, Any]:
     record_level = metrics["privacy"]["record_level"]
     silos = silos_in_words(record_level["colluders"])
     return {
+        "counted": False,
+        "reported": False,
+        "alternatives": {},
         "observers": observers(record_level),
         "colluding": f"{silos} that "
         + ("pools what it knows" if record_level["colluders"] == 1 else "pool what they know"),
         "colluding_silos": silos,
         "tested": metrics["accuracy"]["silos"],
-        "counted": False,
-        "reported": False,
     }
 
 
@@ -121,45 +210,6 @@ def epsilon_alternatives(
         "half the sampling rate": spent(z, rate / 2, rounds),
         "everyone in every round": spent(z, 1.0, rounds),
     }
-
-
-def epsilon_chart(spent: Sequence[float], *, budget: float, played: str = "round") -> Markup | None:
-    """ε after each round, or step, as an SVG in the page's colours; None if there is none."""
-    if not spent:
-        return None
-    top = 1.12 * max(budget, max(spent))
-    right, floor = _WIDTH - 12, _HEIGHT - _BOTTOM
-
-    def x(number: float) -> float:
-        return _LEFT + (right - _LEFT) * number / len(spent)
-
-    def y(value: float) -> float:
-        return floor - (floor - 10) * value / top
-
-    points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(spent, 1))
-    ticks = "".join(
-        f'<line x1="{_LEFT}" x2="{right}" y1="{y(v):.1f}" y2="{y(v):.1f}" stroke="var(--line)"/>'
-        f'<text x="{_LEFT - 8}" y="{y(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
-        for v in (0.0, budget / 3, 2 * budget / 3)
-    )
-    ends = "".join(
-        f'<text x="{x(n):.1f}" y="{_HEIGHT - 14}" text-anchor="{anchor}">{label}</text>'
-        for n, anchor, label in (
-            (1, "start", f"{played} 1"),
-            (len(spent), "end", f"{played} {len(spent)}"),
-        )
-    )
-    return Markup(  # noqa: S704 - made of numbers alone
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="ε rises to {spent[-1]:.3g} after {len(spent)} {played}s">{ticks}{ends}'
-        f'<line x1="{_LEFT}" x2="{right}" y1="{y(budget):.1f}" y2="{y(budget):.1f}" '
-        'stroke="var(--warn)" stroke-dasharray="6 4"/>'
-        f'<text x="{_LEFT + 4}" y="{y(budget) - 6:.1f}" style="fill: var(--warn)">'
-        f"allowed: {budget:g}</text>"
-        f'<polyline points="{points}" fill="none" stroke="var(--blue)" stroke-width="2.5"/>'
-        f'<circle cx="{x(len(spent)):.1f}" cy="{y(spent[-1]):.1f}" r="4" fill="var(--blue)"/>'
-        "</svg>"
-    )
 
 
 def _some(spent: Sequence[float], most: int = 16) -> list[tuple[int, float]]:

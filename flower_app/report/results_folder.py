@@ -101,7 +101,7 @@ class ResultsFolder:
         save_file(tensors, self.path / "model.safetensors")
 
     def _level_times(self) -> None:
-        files = [path for path in self.path.iterdir() if path.is_file()]
+        files = [path for path in self.path.rglob("*") if path.is_file()]
         first = min((path.stat().st_mtime_ns for path in files), default=0)
         for path in files:
             os.utime(path, ns=(first, first))

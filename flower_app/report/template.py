@@ -1,56 +1,69 @@
-"""The page of ``report.html``, in a run over clients.
+"""The page of ``report.html``, of a run over clients or over silos.
 
-A Python string, because Flower's app bundle carries no HTML files. It loads nothing from anywhere.
+Python strings, because Flower's app bundle carries no HTML files. It loads nothing from anywhere.
 """
 
+from flower_app.report import client_parts, silo_parts
 from flower_app.report.page_parts import (
-    ALSO_NOT,
+    ABOUT,
+    ACCURACY,
     CERTIFICATE,
+    CHECK,
     CODE,
     EVALUATOR,
+    EVERYBODY_ELSE,
     FIGURES,
     HEAD,
-    OTHER_WORDS,
-    PICTURES,
+    HOLDINGS,
+    NOT_RECOGNISED,
     QUESTIONS,
-    SETTINGS,
-    SPENT,
+    ROUNDS,
+    TUNING,
+    VERDICT,
 )
 
-TEMPLATE = (
-    HEAD
-    + """<h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run</h1>
-<p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
-{{ n(c.population) }} clients · {{ c.rounds }} rounds{{
-" · resumed after it had broken off" if m.resumed }}</p>
-{% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
-seeded or it had no noise.</p>{% endif %}
+_FIGURE = """{% macro figure(name) %}<figure>{{ pictures[name].svg }}
+<figcaption>{{ pictures[name].caption }}</figcaption></figure>{% endmacro %}
 """
-    + FIGURES
-    + """
 
-<nav aria-label="Sections">
-<a href="#meaning">What it means</a><a href="#promises">What was promised</a>
-<a href="#trust">Who trusted whom</a><a href="#rounds">ε by round</a>
+_SECTIONS = """<nav aria-label="Sections">
+<a href="#about">Who and why</a><a href="#meaning">What it means</a>
+{% if silos %}<a href="#observers">Against whom</a>{% endif %}
+<a href="#promises">What was promised</a><a href="#trust">Who trusted whom</a>
+<a href="#accuracy">Accuracy</a>
+{% if silos %}<a href="#noise">Noise in shares</a>{% endif %}
+<a href="#rounds">By {{ played }}</a>
 {% if alternatives %}<a href="#alternatives">Other settings</a>{% endif %}
 {% if e %}<a href="#encrypted">Encrypted inference</a>{% endif %}
 <a href="#uncounted">What is not counted</a><a href="#check">Check it yourself</a>
 </nav>
 
-<h2 id="meaning">What it means</h2>
+"""
+
+_MEANING = """<h2 id="meaning">What it means</h2>
 {% if c.private and c.epsilon is not none %}
-<p>Whatever was released becomes at most e<sup>ε</sup> times more or less likely by any one client
-({{ "more than any number here" if odds is none else number(odds) ~ " times" }}), up to a
+<p>Protected is {{ c.unit }}. Whatever was released becomes at most e<sup>ε</sup> times more or less
+likely by any one {{ one }}
+({{ "more than any number here" if odds is none else n(odds) ~ " times" }}), up to a
 probability δ = {{ g(c.delta) }} of showing more. Whoever sees all models{%
 if reported and counted %} and the accuracy that nodes measured{% endif %}, knows
-everything about all other clients but not who was drawn, and asks whether one client took part,
-starts at even odds and is right <strong>{{ "at most " ~ percent(guess) }}</strong> of the
-time{% if c.epsilon > 4 %}, which is little protection against an attacker who knows that
-much{% endif %}. ε is a limit that no attack can pass while what is trusted below holds, not an
-estimate of what one would find.</p>
-"""
-    + OTHER_WORDS
-    + """
+everything about all other {{ one }}s{{ " but not who was drawn" if not silos }}, and asks whether
+one {{ one }} took part, starts at even odds and ends
+<strong>{{ "at most " ~ percent(guess) }}</strong> sure, by the release that happens to tell
+most{% if c.epsilon > 4 %}, which is little protection against an attacker who knows that
+much{% endif %}; over all releases such guesses are right as rarely as the first line says. ε is a
+limit that no attack can pass while what is trusted below holds, not an estimate of what one would
+find.</p>
+<p>In other words: an attack that wrongly suspects 1 % of the {{ one }}s that were not there finds
+at most <strong>{{ percent(c.attack_success["0.01"]) }}</strong> of those that were; one that
+wrongly suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</strong>.
+{% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
+one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
+apart.{% endif %}</p>
+{% if silos %}
+<p>The images name no persons, so a person with k records is protected at k times this ε, and at a
+δ that is up to k·e<sup>(k−1)ε</sup> times as large.</p>
+{% else %}
 <p>{% if c.sampling == "full" or c.sampling_rate == 1 %}Every client was asked in every round, so ε
 needs no secrecy about who was drawn{% elif c.sampling == "cyclic-groups" %}Clients took part in
 turns, and noise was correlated over the rounds (docs/how-to/correlated-noise.md). ε needs no
@@ -59,182 +72,67 @@ whoever does learn it, a drawn client about itself for one, it is
 <strong>ε = {{ number(c.epsilon_without_amplification) }}</strong>{% endif %}.
 That there are N = {{ n(c.population) }} registered clients is public: “without a
 client” means that it adds zero, not that nobody knows of it.</p>
+{% endif %}
 {% else %}
 <p class="warn">Nothing: something was released without fresh noise, so that ε is infinite, and the
-models may show whatever a client holds.</p>
+models may show whatever a {{ one }} holds.</p>
 {% endif %}
 
-<h2 id="promises">What was promised, to whom, against whom</h2>
+"""
+
+_PROMISES = f"""<h2 id="promises">What was promised, to whom, against whom</h2>
 <table class="stack promises">
 <thead><tr><th>Promise</th><th>To whom</th><th>Against whom</th>
 <th>If these keep their word</th></tr></thead>
 <tbody>
-{% if c.private and c.epsilon is not none %}
-<tr><th>Client-level differential privacy, ε = {{ number(c.epsilon) }} at
-δ = {{ g(c.delta) }}, {{ c.adjacency }}</th>
-<td>{{ c.unit }}, in {{ c.covers }}</td>
-<td>everybody who sees the model, in every round or at the end{%
-if reported and counted %}, and the accuracy that nodes measured{% endif %}, and does not learn
-who was drawn</td>
-<td>{{ c.trusted }}</td></tr>
-{% else %}
-<tr><th>Client-level differential privacy: not in this run</th>
-<td>–</td><td>–</td><td class="why">something was released without fresh noise</td></tr>
-{% endif %}
-<tr><th>Record-level differential privacy:
-{% if r.epsilon_max is none %}not in this run
-{% else %}ε ≤ {{ number(r.epsilon_max) }} at δ = {{ g(r.delta) }}{% endif %}</th>
-{% if r.epsilon_max is none %}
-<td>–</td><td>–</td><td class="why">{{ r.reason }}</td>
-{% else %}
-<td>{{ r.unit }}</td><td>the server too</td>
-<td>{{ r.trusted }}. It is {{ r.note }}</td>
-{% endif %}</tr>
-"""
-    + QUESTIONS
-    + """{% if t and t.accuracy is defined %}
-<tr><th>Encrypted test-time round: nodes tested the model on images of their own, under keys of
-their own</th>
-<td>a node: its test images and labels; {{ t.node_noise }}</td>
-<td>the server, which follows the protocol</td>
-<td>the node's own machine</td></tr>
-{% endif %}
-{% if s %}
-<tr><th>Secure aggregation: the sum of at least
-{{ s.min_clients }} clients' updates is opened, or nothing{%
-if s.aborted_rounds %}
-({{ s.aborted_rounds|length }} rounds opened nothing){% endif %}.
-{% if not distributed %}The server adds the noise, and sees the sum without it{% elif
-s.epsilon_against_server is not none %}Clients add the noise: ε =
-{{ number(s.epsilon_against_server) }} against the server, for what a client
-holds{% if reported %}, its report on the finished model apart{% endif %}{%
-else %}Clients add the noise to the sum. Against the server ε = ∞ all the same: {% if
-not c.private %}the run is not private{% else %}what else {{ c.covers }} released, such as nodes'
-reports of an encrypted test-time round, the server saw before it added the noise{% endif
-%}{% endif %}</th>
-<td>each client: its own update</td>
-<td>a server that is {{ s.server }}, together with
-{{ g(100 * s.max_corrupt_fraction) }} % of a round's clients</td>
-<td>the client's own machine and the code that runs
-there</td></tr>
-{% else %}
-<tr><th>No client moves a round's sum by more than S = {{ g(c.clipping_norm) }}</th>
-<td>the model, and all other clients</td>
-<td>malicious and broken clients</td>
-<td>the server, which bounds what it receives</td></tr>
-{% endif %}
+{{% if silos %}}{silo_parts.PROMISES}{{% else %}}{client_parts.PROMISES}{{% endif %}}
+{QUESTIONS}{{% if not silos %}}{client_parts.FURTHER_PROMISES}{{% endif %}}
 </tbody></table>
 
-<h2 id="trust">Who trusted whom with what</h2>
+"""
+
+_TRUST = f"""<h2 id="trust">Who trusted whom with what</h2>
 <table class="stack trust">
 <thead><tr><th>Who</th><th>Held or saw</th><th>Was trusted to</th></tr></thead>
 <tbody>
-<tr><th>Each client</th><td>its own data; every model it was sent</td>
-<td>{% if m.deployed %}keep its own data{% if
-s %}; follow the protocol and bound its own update, all but
-{{ g(100 * s.max_corrupt_fraction) }} % of a round's clients{% else
-%}; nothing towards others{% endif %}{% else %}nothing: in this simulation all clients were
-processes on the one machine that held all data{% endif %}</td></tr>
-<tr><th>The server</th><td>{% if s %}the sum
-of each round's updates{% if distributed %}, with the clients' noise in it{% endif %}{% else
-%}every drawn client's update in the clear{% endif %}, who was drawn,
-and who answered{% if reported %}; of the encrypted test-time round each node's report, with the
-node's own noise, and ciphertexts{% endif %}</td>
-<td>{{ c.trusted|replace("the server, to ", "") }}; draw cohorts with
-randomness that nobody foresees</td></tr>
-"""
-    + EVALUATOR
-    + """<tr><th>Everybody else</th><td>this folder: the model,
-{{ "" if config.ledger else "the ledger, " }}this page</td>
-<td>nothing</td></tr>
-</tbody></table>
+{{% if silos %}}{silo_parts.TRUST}{{% else %}}{client_parts.TRUST}{{% endif %}}
+{EVALUATOR}{EVERYBODY_ELSE}</tbody></table>
 
 """
-    + SPENT
-    + """
-{% if alternatives %}
-<h2 id="alternatives">What other settings would have cost</h2>
-<p>The same run with one setting changed, at δ = {{ g(c.delta) }}. Less noise or more
-rounds cost privacy; which of them would have helped the accuracy, nobody tried.</p>
-<table><thead><tr><th>If there had been</th><th>ε</th></tr></thead><tbody>
-<tr><th>the training of this run, by itself and every round played once:
-z = {{ "%.3f"|format(c.noise_multiplier) }}, q = {{ g(c.sampling_rate) }},
-{{ c.rounds }} rounds</th>
-<td class="number"><strong>{{ number(own_epsilon) }}</strong></td></tr>
-{% for change, cost in alternatives.items() %}<tr><th>{{ change }}</th>
-<td class="number">{{ number(cost) }}</td></tr>
-{% endfor %}</tbody></table>
-{% endif %}
 
-"""
-    + CERTIFICATE
-    + """
-{% if t %}
-<h2 id="nodes">Encrypted test-time round over the nodes</h2>
-{% if t.skipped is defined %}<p class="warn">{{ "Held, and lost" if counted else "Not held" }}:
-{{ t.skipped }}</p>{% else %}
-<table><tbody>
-<tr><th>Nodes</th><td>{{ n(t.nodes_asked) }} asked, about
-{{ "{:,g}".format(t.nodes_answered) }} answered</td></tr>
-<tr><th>Accuracy</th><td>{% if t.accuracy is none %}too few answered to tell{% else %}
-{{ percent(t.accuracy) }}{% if t.accuracy_noise %}, with noise of standard deviation
-{{ percent(t.accuracy_noise) }}{% endif %}, on images that only their nodes saw{% endif %}</td></tr>
-<tr><th>Released</th><td>{{ t.release }}</td></tr>
-<tr><th>Images</th><td>up to {{ t.images_per_node }} of each
-node{% if t.ms_per_image is not none %}, {{ "%.1f"|format(t.ms_per_image) }} ms to evaluate
-one{% endif %}</td></tr>
-<tr><th>Bytes</th><td>{{ n(t.bytes_from_node) }} from a node that asks about so many
-(keys and questions), {{ n(t.bytes_to_node) }} back</td></tr>
-</tbody></table>{% endif %}
-{% endif %}
-
-<h2 id="uncounted">What is not counted, and not promised</h2>
+_UNCOUNTED = f"""<h2 id="uncounted">What is not counted, and not promised</h2>
 <ul>
-<li><strong>Tuning:</strong> {% if m.privacy.tuning.epsilon is none %}not known:
-{{ m.privacy.tuning.reason }}.{% else %}ε = {{ g(m.privacy.tuning.epsilon) }}:
-{{ m.privacy.tuning.reason }}. If you kept to it after looking at what your own clients' data gave,
-that is not counted.{% endif %}</li>
-<li><strong>Other runs:</strong> this ε covers {{ c.covers }}. Runs with another ledger on the same
-clients add to it.</li>
-<li><strong>Runs that ended early:</strong> a round is paid before its result is used, so a run
-that broke off has paid for what it released. A round that is played again is paid again.</li>
-{% if reported and not counted %}<li><strong>The nodes' reports</strong>
-of the encrypted test-time round: {{ t.release }}.</li>
-{% endif -%}
-<li><strong>Timing and errors:</strong> how long a round took and why a client failed are not
-noised; they stay in the operator's log, which is not part of this folder.{% if not m.deployed %}
-(The seconds of the whole simulation{{ ", since it was resumed," if m.resumed }} are in
-<code>metrics.json</code>: its clients are not real.){% endif %}</li>
-<li><strong>Groups:</strong> k clients together, for instance devices of one person, are protected
-at k times this ε, and at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</li>
-{% if s %}<li><strong>Poisoning:</strong> a client that lies can add anything to
-a sum; the server cannot bound what it cannot see.</li>
-{% else %}<li><strong>Poisoning</strong> is bounded (no client moves a round's sum by more than S),
-not prevented.</li>
-{% endif %}
+{TUNING}{{% if silos %}}{silo_parts.UNCOUNTED}{{% else %}}{client_parts.UNCOUNTED}{{% endif %}}
+{NOT_RECOGNISED}</ul>
+
 """
-    + ALSO_NOT
-    + PICTURES
-    + """
-<h2 id="check">Check it yourself</h2>
+
+_CHECK = f"""<h2 id="check">Check it yourself</h2>
 <table><tbody>
-<tr><th>Sampling</th><td>{{ c.sampling }}, q = {{ g(c.sampling_rate) }} of
-N = {{ n(c.population) }}: {{ "%.0f"|format(c.sampling_rate * c.population) }} clients
-expected a round</td></tr>
-<tr><th>Clipping norm</th><td>S = {{ g(c.clipping_norm) }}</td></tr>
-<tr><th>Noise multiplier</th><td>{% if c.noise_multiplier is none %}–{% else %}z =
-{{ "%.4f"|format(c.noise_multiplier) }}; σ = z·S on {% if distributed %}the sum of the fewest
-clients, as the server sees it, without its colluders' shares{% else %}the sum{% endif %}{% endif
-%}</td></tr>
-"""
-    + CODE
-    + """</tbody></table>
-{% if c.private %}<p>ε follows from the ledger alone:
-<code>python -m privacy.accounting ledger {{ ledger }} --delta {{ g(c.delta) }}
-</code></p>{% endif %}
-<p class="soft">What this page says of the run is in <code>metrics.json</code> and
-<code>config.json</code>, beside it{% if alternatives %}; the costs of other settings are worked out
-from that{% endif %}.</p>
-"""
-    + SETTINGS
+{{% if silos %}}{silo_parts.CHECK}{{% else %}}{client_parts.CHECK}{{% endif %}}
+{CODE}</tbody></table>
+{CHECK}"""
+
+TEMPLATE = "".join(
+    (
+        _FIGURE,
+        HEAD,
+        VERDICT,
+        FIGURES,
+        _SECTIONS,
+        ABOUT,
+        _MEANING,
+        "{% if silos %}" + silo_parts.OBSERVERS + "{% endif %}",
+        _PROMISES,
+        _TRUST,
+        ACCURACY,
+        "{% if silos %}" + silo_parts.NOISE + "{% endif %}",
+        ROUNDS,
+        "{% if not silos %}" + client_parts.ALTERNATIVES + "{% endif %}",
+        CERTIFICATE,
+        "{% if not silos %}" + client_parts.NODES + "{% endif %}",
+        HOLDINGS,
+        _UNCOUNTED,
+        _CHECK,
+    )
 )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from flower_app.encrypted.evaluation import EncryptedTest
+from flower_app.encrypted.evaluation import EncryptedTest, wrong_answers
 from flower_app.models.specs import ModelSpec
 from flower_app.shared.folders import PartyFolder
 from flower_app.shared.model import compile_shared, write_shares
@@ -89,6 +89,7 @@ def run_shared_test(
             "images": len(inputs),
             "agreement": float((answers == plain.argmax(axis=1)).mean()),
             "accuracy": float((answers == labels).mean()),
+            **wrong_answers(answers, plain.argmax(axis=1), labels),
             "max_logit_error": float(errors.max()),
             "proved_logit_error": plan.error,
             "ms_per_image": 1000 * statistics.median(seconds),

@@ -14,12 +14,14 @@ from flwr.supercore import log
 from flower_app.data import Dataset, load_dataset, load_partitions
 from flower_app.errors import SettingError, counted, wrong
 from flower_app.models.specs import MODELS
+from flower_app.report.compared import compared_run
 from flower_app.report.results_folder import NOT_ABSOLUTE, ResultsFolder, results_root
 from flower_app.settings import Settings, is_folder, kebab
 from flower_app.training.node_policy import record_protection
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
 from flower_app.training.silos import check_silos, silo_strategy
+from flower_app.training.tracking import check_tracking
 from privacy.accounting import Budget, Event, Full
 from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import LatticeGaussian
@@ -30,6 +32,7 @@ from strategies import (
     CyclicGroups,
     DistributedDPSGD,
     DPFedAvg,
+    OnRound,
     Poisson,
     Population,
     ServerSGD,
@@ -92,6 +95,8 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
             settings.min_available_nodes,
             f"it must be at most the population, {size}",
         )
+    check_tracking(settings)
+    compared_run(settings)
     if settings.resume:
         check_resumed(settings, population=size)
     else:
@@ -281,11 +286,12 @@ def make_strategy(
     ledger: Path,
     checkpoint: Path | None,
     shown: Path | None = None,
+    on_round: OnRound | None = None,
 ) -> DPFedAvg | DistributedDPSGD:
     """The strategy that the settings describe.
 
     ``ledger`` is the population's, or a copy of the one that errors call ``shown``; ``checkpoint``
-    the file for the state after each round.
+    the file for the state after each round; ``on_round`` is told of each.
 
     Raises
     ------
@@ -298,7 +304,9 @@ def make_strategy(
     with _in_the_settings_words(ledger, shown or ledger, given=bool(settings.ledger)):
         if settings.has_silos:
             listed = None if isinstance(population, int) else population
-            return silo_strategy(settings, listed, ledger=ledger, checkpointing=checkpointing)
+            return silo_strategy(
+                settings, listed, ledger=ledger, checkpointing=checkpointing, on_round=on_round
+            )
         return DPFedAvg(
             population=population,
             sampling=(
@@ -321,6 +329,7 @@ def make_strategy(
             checkpointing=checkpointing,
             min_available_nodes=settings.min_available_nodes or (size + 1) // 2,
             secure_aggregation=server_setting(settings, size),
+            on_round=on_round,
         )
 
 

@@ -23,12 +23,16 @@ from flower_app.settings import Settings
 from strategies import DistributedDPSGD, DPFedAvg
 
 
-def accuracy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
-    """The fraction of inputs that a model classifies correctly."""
+def predicted(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """The class that a model answers to each input."""
     model.eval()
     with torch.no_grad():
-        classes = torch.cat([model(part).argmax(1) for part in inputs.split(2000)])
-    return float((classes == labels).double().mean())
+        return torch.cat([model(part).argmax(1) for part in inputs.split(2000)])
+
+
+def accuracy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+    """The fraction of inputs that a model classifies correctly."""
+    return float((predicted(model, inputs) == labels).double().mean())
 
 
 @dataclass

@@ -16,10 +16,13 @@ from flower_app.report.software import software
 from flower_app.settings import Settings, is_folder, without_former_names, write_run_config
 
 _SOFTWARE = "software"  # in config.json, beside the settings: the code the run was begun with
-# May differ in a resumed run: where and how long to wait, and the tests of the finished model.
+# May differ in a resumed run: where and how long to wait, the tests of the finished model, who
+# watches, and what the report says of whom.
 _FREE = (
     *("resume", "results-dir", "round-timeout", "min-available-nodes"),
     *("encrypted-test-images", "encrypted-backend"),
+    *("tracking", "tracking-uri", "metrics-port"),
+    *("compare-with", "controller", "contact", "purpose"),
 )
 
 

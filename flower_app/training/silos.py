@@ -7,7 +7,14 @@ from flower_app.errors import SettingError, counted, wrong
 from flower_app.settings import Settings
 from privacy.accounting import Budget
 from privacy.secure_aggregation import FewSilos
-from strategies import Checkpointing, DistributedDPSGD, LocalEvaluation, Population, ServerSGD
+from strategies import (
+    Checkpointing,
+    DistributedDPSGD,
+    LocalEvaluation,
+    OnRound,
+    Population,
+    ServerSGD,
+)
 
 HELD_OUT = 10
 """In a simulation every so many-th image of the data set is a test record of its silo."""
@@ -64,6 +71,7 @@ def silo_strategy(
     *,
     ledger: Path,
     checkpointing: Checkpointing,
+    on_round: OnRound | None = None,
 ) -> DistributedDPSGD:
     """The strategy that the settings describe.
 
@@ -87,6 +95,7 @@ def silo_strategy(
         ledger=ledger,
         checkpointing=checkpointing,
         population=population,
+        on_round=on_round,
         stage_timeout=settings.round_timeout,
     )
 

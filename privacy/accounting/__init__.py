@@ -1,5 +1,6 @@
 """Client-level privacy accounting: events, their ε, budgets, calibration and the ledger."""
 
+from privacy.accounting.attacks import attack_advantage as attack_advantage
 from privacy.accounting.attacks import attack_success as attack_success
 from privacy.accounting.attacks import gaussian_dp as gaussian_dp
 from privacy.accounting.calibration import calibrate_noise_multiplier as calibrate_noise_multiplier

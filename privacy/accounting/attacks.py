@@ -116,6 +116,40 @@ def attack_success(
     return min(1.0, max(best * (1 + 2.0**-40), false_alarm_rate))
 
 
+def attack_advantage(
+    events: Events,
+    *,
+    delta: float,
+    accountant: Accountant | None = None,
+    adjacency: Adjacency | None = None,
+) -> float:
+    """An attack's largest advantage: its true-positive rate less its false-alarm rate.
+
+    Whoever guesses at even odds whether a client took part is right with probability
+    (1 + advantage) / 2 at most.
+
+    Parameters
+    ----------
+    events, delta, accountant, adjacency
+        As in :func:`attack_success`.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Notes
+    -----
+    **Guarantee.** What is (ε, δ)-private lets no test have an advantage above
+    (e^ε − 1 + 2δ) / (e^ε + 1) (Kairouz, Oh and Viswanath 2015, theorem 2.1); the least of these
+    along the curve is returned. For one Gaussian with multiplier z that is 2·Φ(1/(2z)) − 1, the
+    total variation, and nothing less holds.
+    """
+    curve = _curve(events, delta, accountant, adjacency)
+    best = min(math.tanh(eps / 2) + at * (1 - math.tanh(eps / 2)) for eps, at in curve)
+    return min(1.0, best * (1 + 2.0**-40))
+
+
 def _curve(
     events: Events, delta: float, accountant: Accountant | None, adjacency: Adjacency | None
 ) -> tuple[tuple[float, float], ...]:

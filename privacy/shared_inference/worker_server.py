@@ -45,7 +45,7 @@ class WorkerLimits:
 
     connections: int = 16
     idle_seconds: float = 600.0
-    patience: float = 5.0
+    patience: float = 30.0
     exchange_seconds: float = 30.0
 
     def __post_init__(self) -> None:

@@ -62,9 +62,14 @@ class StepSetup:
         return self.sampling
 
     @property
+    def expected_cohort(self) -> float:
+        """p·N."""
+        return self.sampling_rate * self.persons
+
+    @property
     def denominator(self) -> float:
         """p·N, by which a step's sum is divided."""
-        return self.sampling_rate * self.persons
+        return self.expected_cohort
 
     @property
     def mechanism(self) -> SiloGaussian:

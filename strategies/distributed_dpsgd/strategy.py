@@ -24,6 +24,7 @@ from strategies.distributed_dpsgd.steps import MaskedSum, SiloSteps, StepSetup
 from strategies.errors import BudgetError, NoUsableReplyError
 from strategies.model_schema import ModelSchema
 from strategies.population import ClientRegistry, Population
+from strategies.progress import OnRound
 from strategies.replies import stream_replies
 from strategies.result import PrivacyReport
 from strategies.round_cost import EvaluationCost
@@ -85,6 +86,9 @@ class DistributedDPSGD(AccountedStrategy):
     checkpointing : Checkpointing, optional
     population : Population, optional
         Which nodes are the silos. Default: as many as ``silos`` says, whoever connects.
+    on_round : OnRound, optional
+        Called with a ``RoundProgress`` after each step that was paid; ``strategies.tracking`` has
+        some. Default: nothing.
     stage_timeout : float
         Seconds that a stage without gradients waits for a silo that does not answer; a step has
         four. The gradients wait as long as ``start`` says.
@@ -130,8 +134,10 @@ class DistributedDPSGD(AccountedStrategy):
         evaluate_every: int | None = None,
         checkpointing: Checkpointing | None = None,
         population: Population | None = None,
+        on_round: OnRound | None = None,
         stage_timeout: float = 600.0,
     ) -> None:
+        _arguments.check_on_round(on_round)
         arguments.of_kind("silos", silos, (FewSilos,), "FewSilos(10)")
         limit = "Budget(epsilon=3.0, delta=1e-5), with epsilon=math.inf for no limit"
         arguments.of_kind("budget", budget, (Budget,), limit)
@@ -190,6 +196,7 @@ class DistributedDPSGD(AccountedStrategy):
             min_available_nodes=silos.min_silos,
             evaluates=evaluation is not None,
             evaluate_every=every,
+            on_round=on_round,
         )
 
     @property

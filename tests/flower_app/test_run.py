@@ -115,7 +115,7 @@ def test_nothing_un_noised_is_in_the_folder_that_is_shared(small_run: Run) -> No
 
 def test_the_report_is_one_file_with_its_pictures(small_run: Run) -> None:
     page = (small_run.folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("<svg") == 4
     assert "http://" not in page
     assert "https://" not in page
     assert "Simulation: not private" in page

@@ -41,6 +41,7 @@ from tests.strategies.federation import grid_of, idle, model, raising
 from tests.strategies.secure_aggregation.federation import secure, secure_app
 
 SIZE = 40
+LISTED = Population(tuple(f"node:{i}" for i in range(1, 31)))  # known again when a run is resumed
 
 
 class Asked(InProcessGrid):
@@ -59,7 +60,7 @@ class Asked(InProcessGrid):
 
 def banded(folder: Path, **settings: Any) -> DPFedAvg:
     usual: dict[str, Any] = {
-        "population": 30,
+        "population": LISTED,
         "sampling": CyclicGroups(4),
         "mechanism": BandedMF(4),
         "clipping": 1.0,
@@ -314,6 +315,16 @@ def test_killed_at_a_step_and_resumed(
     assert epsilon({GaussianRelease(z, Full()): int(turns)}, delta=1e-5) <= strategy.epsilon() <= 8
     assert len(events) in (10, 11, 12), "a round, or two, that were paid twice"
     assert not secret_file(tmp_path / "checkpoint").exists()
+
+
+def test_clients_that_are_not_known_again_begin_without_a_past(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(tmp_path, 6, population=30)
+    strategy = banded(tmp_path, population=30)
+    strategy.start(grid_of(30), model((SIZE,)), num_rounds=9)
+    assert "not known again" in caplog.text
+    assert len({event.instance for event in paid(tmp_path)}) == 2
 
 
 @pytest.mark.parametrize(

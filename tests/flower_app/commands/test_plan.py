@@ -1,7 +1,9 @@
 """The planning command: what a private run would take, before any training."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flwr.app import ArrayRecord
@@ -17,7 +19,7 @@ from flower_app.planning import (
     options,
     options_in_turns,
 )
-from privacy.accounting import Budget, GaussianRelease, Poisson, epsilon
+from privacy.accounting import Budget, GaussianRelease, Ledger, Poisson, epsilon
 
 ROW = MeasuredAccuracy("mnist", "cnn", 1000, 50, 3.0, 1e-5, 0.1, 75, 1.5, 0.9, 0.8, 1.0, 3)
 
@@ -59,6 +61,53 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
 def test_bytes_are_those_that_flower_carries(model: str) -> None:
     record = ArrayRecord(build_model(model).state_dict())
     assert message_bytes(model) == sum(len(array.data) for array in record.values())
+
+
+@pytest.mark.parametrize(
+    ("population", "words"),
+    [("1000", "Advice: q = 0.1 and 20 rounds"), ("5", "Advice: do not train like this")],
+)
+def test_it_advises_what_to_take_and_what_not_to_try(
+    capsys: pytest.CaptureFixture[str], population: str, words: str
+) -> None:
+    asked = ["plan", "--population", population, "--rounds", "20"]
+    rates = ["--sampling-rates", "0.01", "0.05", "0.1"]
+    assert command.main([*asked, *rates]) == 0
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert command.main([*asked, *rates, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["advice"]["learns"] == (population == "1000")
+    assert document["spent"] is None
+
+
+def test_a_ledger_is_planned_on_with_what_it_leaves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, event = tmp_path / "ledger.jsonl", GaussianRelease(2.0, Poisson(0.1))
+    with Ledger.open(path, population="population, 1000 clients") as ledger:
+        for number in range(1, 11):
+            ledger.append(event, run="before", round=number)
+    asked = ["plan", "--ledger", str(path), "--rounds", "20", "--sampling-rates", "0.1"]
+    assert command.main([*asked, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["question"]["population"] == 1000
+    assert document["spent"] == epsilon({event: 10}, delta=1e-5)
+    z = document["options"][0]["noise_multiplier"]
+    assert 2.99 < epsilon({event: 10, GaussianRelease(z, Poisson(0.1)): 20}, delta=1e-5) <= 3.0
+
+    assert command.main(asked) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    said = re.search(r"rounds like its last \(z = 2\), (\d+) more", printed)
+    assert said is not None
+    more = int(said[1])
+    assert epsilon({event: 10 + more}, delta=1e-5) <= 3.0 < epsilon({event: 11 + more}, delta=1e-5)
+
+    assert command.main([*asked, "--epsilon", "0.1"]) == 0
+    assert "Nothing more may be released" in " ".join(capsys.readouterr().out.split())
+    assert command.main([*asked, "--population", "7"]) == 1
+    assert "is of 1000 clients" in capsys.readouterr().err
+    assert command.main(["plan", "--epsilon", "1"]) == 1
+    assert "--population is missing" in capsys.readouterr().err
 
 
 def test_a_budget_that_no_noise_reaches_is_refused_as_that(

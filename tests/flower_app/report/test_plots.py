@@ -68,7 +68,7 @@ def test_accuracy_and_epsilon_of_any_number_of_rounds(
         budget=3.0,
         delta=1e-5,
     )
-    (figure,) = drawn
+    figure, _ = drawn  # as PNG and as SVG
     above, below = figure.axes
     for axis in (above, below):
         check(figure, axis, rounds)
@@ -88,6 +88,6 @@ def test_noise_and_signal_of_any_number_of_rounds(
         released=dict.fromkeys(range(1, rounds + 1), released),
         noise=1.0,
     )
-    (figure,) = drawn
+    figure, _ = drawn  # as PNG and as SVG
     (axis,) = figure.axes
     check(figure, axis, rounds)

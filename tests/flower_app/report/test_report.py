@@ -9,9 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from flower_app.report.report import epsilon_alternatives, epsilon_chart, write_report
+from flower_app.report.classes import by_class, commonest_class, confusion
+from flower_app.report.report import epsilon_alternatives, write_report
 from flower_app.report.results_folder import ResultsFolder
 from tests.flower_app.app_runs import Run
 
@@ -145,12 +147,37 @@ def test_the_costs_of_other_settings_are_those_of_accounting(small_run: Run) -> 
     assert epsilon_alternatives({**client_level, "sampling": "fixed-size"}) == (None, {})
 
 
-def test_the_chart_ends_at_what_was_spent() -> None:
-    chart = epsilon_chart([1.0, 2.0, 2.5], budget=3.0)
-    assert chart is not None
-    assert "rises to 2.5 after 3 rounds" in chart
-    assert chart.count(",") == 3  # a point a round
-    assert epsilon_chart([], budget=3.0) is None
+def test_the_verdict_is_the_largest_advantage_in_words(small_run: Run, tmp_path: Path) -> None:
+    for advantage, word, success in (
+        (0.0, "Strong protection", "50.00 %"),
+        (0.101, "Good protection", "55.05 %"),
+        (0.5, "Moderate protection", "75.00 %"),
+        (0.85, "Weak protection", "92.50 %"),
+        (0.95, "Next to no protection", "97.50 %"),
+        (1.0, "No protection", "100.00 %"),
+    ):
+        page = page_of(small_run, tmp_path, attack_advantage=advantage)
+        assert f"<strong>{word}.</strong>" in page
+        assert f">{success}</div>" in page
+
+
+def test_classes_are_counted_and_shown() -> None:
+    labels, answers = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    matrix = confusion(answers, labels, names=["no", "yes", "perhaps"])
+    assert matrix["counts"] == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    no, yes, perhaps = by_class(matrix)
+    assert (no["recall"], no["precision"], no["count"]) == (2 / 3, 1.0, 3)
+    assert (yes["recall"], yes["precision"], yes["count"]) == (1.0, 0.5, 1)
+    assert (perhaps["recall"], perhaps["precision"], perhaps["count"]) == (None, None, 0)
+    assert commonest_class(matrix) == 0.75
+
+
+def test_nothing_stands_in_the_page_twice(small_run: Run) -> None:
+    page = (small_run.folder / "report.html").read_text()
+    page = page[page.index("<body>") : page.index("settings of this run")]
+    paragraphs = [" ".join(p.split()) for p in re.findall(r"<(?:p|li|td)>(.{60,}?)</", page, re.S)]
+    assert len(paragraphs) == len(set(paragraphs))
+    assert page.count('role="img"') == 5  # four pictures and the scale
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -163,7 +190,7 @@ def test_a_browser_shows_it_without_scrolling_sideways(
     frame.write_text(
         f'<iframe style="width:{width}px;height:900px" srcdoc="{html.escape(page)}" '
         'onload="const d = this.contentDocument; document.title = [d.documentElement.scrollWidth,'
-        "d.querySelectorAll('img').length].join()\"></iframe>"
+        "d.querySelectorAll('figure svg').length].join()\"></iframe>"
     )
     shown = subprocess.run(
         [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",

@@ -3,13 +3,17 @@
 import html
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from flower_app import server_app
+from flower_app.errors import SettingError
+from flower_app.report.compared import compared_run
 from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder
@@ -20,6 +24,7 @@ from privacy.accounting import (
     GaussianRelease,
     LedgerText,
     Poisson,
+    epsilon,
     large_delta,
 )
 from strategies import Population, PrivacyReport, SecureAggregationReport
@@ -80,13 +85,20 @@ def told(
     folder: Path,
     report: PrivacyReport | None = None,
     nodes_tested: dict[str, Any] | None = None,
+    *,
+    accuracy: Mapping[str, Any] = MappingProxyType({}),
+    about: Mapping[str, str] = MappingProxyType({}),
+    encrypted: Mapping[str, Any] | None = None,
+    before: int = 0,
     **config: Any,
 ) -> tuple[dict[str, Any], str]:
     """The metrics, and the words of the page, of a run with these settings."""
     settings = Settings.from_config(config)
     paid = LedgerText.start("p")
     for number in range(1, 4):
-        paid = paid.plus(EVENT, run="r", round=number)
+        paid = paid.plus(
+            EVENT, run="r" if number <= before or not before else "later", round=number
+        )
     privacy = privacy_metrics(settings, report or a_report(), paid.contents)
     metrics = {
         "resumed": bool(settings.resume),
@@ -95,9 +107,11 @@ def told(
         "model": settings.model,
         "dataset": settings.dataset,
         "deployed": settings.deployed,
-        "accuracy": {"test": 0.9},
+        "about": dict.fromkeys(("controller", "contact", "purpose"), "") | dict(about),
+        "accuracy": {"test": 0.9, **accuracy},
+        "seconds": {"total": None if settings.deployed else 75.0},
         "privacy": privacy,
-        "encrypted": None,
+        "encrypted": encrypted,
         "encrypted_round": nodes_tested,
     }
     write_report(ResultsFolder(folder), metrics, settings.as_config(), {})
@@ -346,3 +360,62 @@ def test_no_file_of_a_folder_tells_when_rounds_were(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.json").is_file()
     stamps = {path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(stamps) == 1
+
+
+def test_the_page_says_who_why_how_long_and_what_was_spent_before(tmp_path: Path) -> None:
+    _, page = told(tmp_path, about={"controller": "A hospital", "purpose": "To <b>test</b>"})
+    assert "Responsible A hospital" in page.replace("Responsible", "Responsible ")
+    assert "To <b>test</b>" in page  # escaped
+    assert "1 min 15 s" in page
+    assert "none in this ledger" in page
+    _, page = told(tmp_path, deployed=True, population=1000)
+    assert "it would show how long clients took" in page
+    privacy, page = told(tmp_path, a_report(run="later"), before=2)
+    spent = epsilon({EVENT: 2}, delta=1e-5)
+    assert privacy["client_level"]["earlier"] == {"runs": 1, "epsilon": spent}
+    assert "1 run before this one paid from the same ledger: ε = " in page
+
+
+def test_another_runs_accuracy_is_what_privacy_cost(tmp_path: Path) -> None:
+    other = {"folder": "x", "accuracy": 0.95, "epsilon": 1000.0}
+    _, page = told(tmp_path, accuracy={"compared": other})
+    assert "with ε = 1e+03 reached 95.00 %: privacy cost 5.00 percentage points" in page
+    _, page = told(tmp_path, accuracy={"compared": {**other, "accuracy": 0.9, "epsilon": None}})
+    assert "with no limit on ε reached 90.00 %: privacy cost no accuracy here" in page
+    _, page = told(tmp_path)
+    assert "what privacy cost of the accuracy is not known here" in page
+
+
+def test_only_a_finished_run_of_the_same_data_and_model_is_compared_with(tmp_path: Path) -> None:
+    settings = Settings.from_config({"compare-with": str(tmp_path)})
+    with pytest.raises(SettingError, match="not the folder of a finished run"):
+        compared_run(settings)
+    level = {"client_level": {"epsilon": 9.0}}
+    metrics = {"accuracy": {"test": 0.9}, "privacy": level, "dataset": "mnist", "model": "cnn"}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(SettingError, match="that run's model is 'cnn', and this one's 'hog-linear"):
+        compared_run(settings)
+    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "model": "hog-linear"}))
+    found = compared_run(settings)
+    assert found == {"folder": tmp_path.name, "accuracy": 0.9, "epsilon": 9.0}
+    assert compared_run(Settings()) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "same", "words_of_it"),
+    [
+        (0, 0, "No answer is wrong."),
+        (3, 3, "they are the model's errors, none is encryption's"),
+        (3, 1, "2 are wrong because of encryption"),
+    ],
+)
+def test_wrong_encrypted_answers_are_told_as_whose_they_are(
+    tmp_path: Path, wrong: int, same: int, words_of_it: str
+) -> None:
+    encrypted = {
+        **dict.fromkeys(("agreement", "accuracy", "max_logit_error", "ms_per_image"), 0.5),
+        **dict.fromkeys(("query_bytes", "answer_bytes", "public_key_bytes"), 10),
+        **{"images": 20, "wrong": wrong, "wrong_as_in_the_clear": same},
+        **{"security_bits": 128, "release": "x", "backend": "ckks"},
+    }
+    assert words_of_it in told(tmp_path, encrypted=encrypted)[1]

@@ -97,7 +97,6 @@ def test_its_page_is_valid_and_speaks_of_records_and_silos(run: Run) -> None:
     assert "client" not in page[:settings].replace("sampling client", "")
     assert {path.name for path in run.folder.glob("*.png")} == {
         "training.png",
-        "noise.png",
         "encrypted.png",
         "holdings.png",
     }

@@ -16,6 +16,7 @@ from privacy.accounting import (
     GaussianRelease,
     Poisson,
     Repeated,
+    attack_advantage,
     attack_success,
     epsilon,
     gaussian_dp,
@@ -41,6 +42,8 @@ def test_a_gaussian_is_what_it_is(z: float, times: int, delta: float, alarms: fl
     rate = attack_success(events, delta=delta, false_alarm_rate=alarms)
     truth = float(norm.cdf(norm.ppf(alarms) + mu))
     assert truth * (1 - 1e-9) <= rate <= truth + 0.01
+    variation = float(2 * norm.cdf(mu / 2) - 1)
+    assert variation * (1 - 1e-9) <= attack_advantage(events, delta=delta) <= variation + 0.01
 
 
 def test_no_attack_on_samples_does_better() -> None:
@@ -93,6 +96,7 @@ def test_they_are_ordered_as_epsilon_is() -> None:
     less = {GaussianRelease(2.4, Poisson(0.0355)): 100}
     for measure in (
         lambda events: gaussian_dp(events, delta=DELTA),
+        lambda events: attack_advantage(events, delta=DELTA),
         lambda events: attack_success(events, delta=DELTA, false_alarm_rate=0.01),
     ):
         assert measure(less) < measure(SAMPLED) < measure({GaussianRelease(0.3, Full()): 1})
