@@ -8,7 +8,14 @@ from typing import Any
 
 from flower_app.errors import CommandFailedError, SettingError, counted
 from flower_app.shared.folders import PartyFolder
-from privacy.shared_inference import Address, Party, Worker, WorkerLimits, WorkerServer
+from privacy.shared_inference import (
+    Address,
+    Party,
+    Worker,
+    WorkerLimits,
+    WorkerServer,
+    warm_up,
+)
 from privacy.shared_inference.errors import MaterialError, MessageError
 
 _DEFAULTS = WorkerLimits()
@@ -83,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
     if worker.party != party:
         worker.close()
         raise CommandFailedError(f"{folder.path} is {worker.party.name.lower()}'s folder")
+    warm_up(worker.plan)
     try:
         listening = socket.create_server((listen.host, listen.port))
     except OSError as error:

@@ -25,6 +25,7 @@ with privacy.imports.needing(__name__, extra="owner"):
     from privacy.shared_inference.worker import Worker as Worker
     from privacy.shared_inference.worker import converse as converse
     from privacy.shared_inference.worker import converse_in_process as converse_in_process
+    from privacy.shared_inference.worker import warm_up as warm_up
     from privacy.shared_inference.worker_server import WorkerLimits as WorkerLimits
     from privacy.shared_inference.worker_server import WorkerServer as WorkerServer
 

@@ -55,6 +55,10 @@ class Link:
         except OSError as error:
             raise self._failed(error) from error
 
+    def fileno(self) -> int:
+        """Of the connection, for ``select``."""
+        return self._connection.fileno()
+
     @property
     def quiet(self) -> bool:
         """Whether nothing has come, not even the end of the connection."""

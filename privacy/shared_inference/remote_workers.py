@@ -1,5 +1,6 @@
 """The data owner's side of two workers' servers."""
 
+import select
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
@@ -106,14 +107,16 @@ class RemoteWorkers:
                 self._links[party].send(frame(Kind.QUESTION, message))
             except LinkError as error:
                 errors.append(_of(party, error))
-        answers = {}
-        for party in messages:
+        answers: dict[Party, bytes] = {}
+        # Whoever says something first is heard first: of a worker that is gone its own end tells
+        # at once, and the other one's complaint later.
+        while not errors and (waiting := [party for party in messages if party not in answers]):
+            links = [self._links[party] for party in waiting]
+            ready = select.select(links, [], [], self._timeout)[0]
+            party = next((p for p in waiting if self._links[p] in ready), waiting[0])
             try:
                 answers[party] = self._received(party, Kind.ANSWER)
-            except LinkError as error:
-                # The other worker's complaint about a missing one comes second.
-                errors.insert(0 if party not in self._links else len(errors), error)
-            except (MessageError, RuntimeError) as error:
+            except (LinkError, MessageError, RuntimeError) as error:
                 errors.append(error)
         if errors:
             self.close()

@@ -4,14 +4,16 @@ A worker is a state machine that exchanges byte strings with the other one; what
 caller's choice.
 """
 
+import contextlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
 
 from privacy.arguments import lasting_file
+from privacy.mechanisms.randomness import SystemRandomness
 from privacy.shared_inference.errors import MessageError
-from privacy.shared_inference.material import derived, read_piece, worker_piece_bytes
+from privacy.shared_inference.material import deal, derived, read_piece, worker_piece_bytes
 from privacy.shared_inference.material_files import MaterialStore
 from privacy.shared_inference.messages import (
     Head,
@@ -153,6 +155,25 @@ class Worker:
         except StopIteration as end:
             share: Ring = end.value
             return share
+
+
+def warm_up(plan: Plan) -> None:
+    """Load the kernels that a question of this plan needs, on material that is thrown away.
+
+    The first question would wait for them, and the other worker for this one.
+    """
+    masks = np.zeros(plan.weights, np.uint64)
+    pieces = deal(plan, masks, SystemRandomness())
+    sides, sent = [], []
+    for holder in (0, 1):
+        weights = WeightShares.of(holder, masks, masks)
+        ready = prepare(plan, weights, read_piece(plan, holder, pieces[holder]))
+        inputs = np.zeros((plan.inputs, plan.batch_size), np.uint64)
+        sides.append(answer(plan, weights, ready, inputs))
+    with contextlib.suppress(StopIteration):
+        sent = [next(side) for side in sides]
+        while True:
+            sent = [sides[0].send(sent[1]), sides[1].send(sent[0])]
 
 
 def answer_body(plan: Plan, share: Ring) -> bytes:
