@@ -71,4 +71,4 @@ docs: $(READY) ## Build docs/ as a site in build/site, without the web
 
 .PHONY: clean
 clean: ## Remove the environment, caches and results
-	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache .hypothesis

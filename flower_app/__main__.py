@@ -17,6 +17,7 @@ from privacy.errors import MissingExtraError
 from privacy.imports import needing
 
 COMMANDS = {
+    "new": ("new", "write a project for your own data: a task.toml, and a table to try"),
     "run": ("run", "train in a local simulation, then ask encrypted questions"),
     "plan": (
         "plan",
@@ -34,7 +35,7 @@ COMMANDS = {
         "deploy_demo",
         "the same on a real SuperLink and three SuperNodes, over loopback",
     ),
-    "check-data": ("check_data", "list the faults in a SuperNode's data folder"),
+    "check-data": ("check_data", "list the faults in a node's data, or in a task's"),
     "population": (
         "population",
         "write the file that lists a deployment's clients",
@@ -143,7 +144,7 @@ def command_parser(*chosen: str) -> CommandParser:
     """The app's command line, with the options of the chosen commands."""
     parser = CommandParser(
         prog="python -m flower_app",
-        description="Private federated learning on MNIST, and encrypted questions to the result.",
+        description="Private federated learning, and encrypted questions to the result.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, purpose) in COMMANDS.items():

@@ -20,20 +20,11 @@ with needing("the app", extra="app"):
     import torch
     from torch import nn
 
-from flower_app.data import (
-    ClientData,
-    load_client_folder,
-    load_dataset,
-    load_inputs,
-    load_partitions,
-    no_data,
-    simulated_client,
-)
+from flower_app.data import ClientData
 from flower_app.errors import DeclinedError, SettingError
-from flower_app.models.build import build_model
-from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
 from flower_app.training.node_policy import (
+    UNDONE,
     NodePolicy,
     check_keys,
     is_deployed,
@@ -45,6 +36,13 @@ from flower_app.training.node_policy import (
 from flower_app.training.secure_aggregation import secagg_mod
 from flower_app.training.silo_node import answer as answer_as_silo
 from flower_app.training.silo_node import check_mode
+from flower_app.training.work import (
+    check_same_task,
+    client_share,
+    model_of,
+    own_examples,
+    without_examples,
+)
 from privacy.accounting.errors import LedgerError
 from privacy.training import (
     ClientLedger,
@@ -58,8 +56,6 @@ from privacy.training import (
 )
 from privacy.training.errors import LocalBudgetError
 from strategies import decline
-
-_UNDONE = "this node could not do its part; its owner finds why in its log"
 
 
 def keep_reasons(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -76,7 +72,7 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
         if not is_deployed(context):
             raise
         log(ERROR, "This node could not do its part.", exc_info=error)
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _UNDONE), reply_to=message)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, UNDONE), reply_to=message)
 
 
 def obey_owner(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -87,13 +83,13 @@ def obey_owner(message: Message, context: Context, call_next: ClientAppCallable)
     try:
         check_keys(context.node_config)
     except SettingError as error:
-        raise DeclinedError(_UNDONE, str(error)) from error
+        raise DeclinedError(UNDONE, str(error)) from error
     settings = run_settings(context)
     if settings.deployed:
         try:
             check_mode(context.node_config, settings)
         except SettingError as error:
-            raise DeclinedError(_UNDONE, str(error)) from error
+            raise DeclinedError(UNDONE, str(error)) from error
     trains = message.metadata.message_type.partition(".")[0] == "train"
     if settings.has_silos:
         if not trains:
@@ -120,6 +116,7 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     settings = run_settings(context)
     if settings.has_silos:
         return answer_as_silo(message, context, settings)
+    check_same_task(message, settings)
     (arrays,) = message.content.array_records.values()
     _model(settings, arrays)  # refuses another model, before anything is paid
     protection = _protection(settings)
@@ -139,7 +136,7 @@ def train_on_own_data(message: Message, context: Context) -> Message:
         reply = _trained(settings, arrays, records, payment)
     except Exception as error:
         log(ERROR, "This node's data adds nothing to the round.", exc_info=error)
-        reply = _trained(settings, arrays, no_data(MODELS[settings.model].kind), payment)
+        reply = _trained(settings, arrays, without_examples(settings), payment)
     if ledger is not None and not settings.deployed:
         context.state[_LEDGER] = ConfigRecord(ledger.as_record())
     return Message(reply, reply_to=message)
@@ -166,7 +163,7 @@ def _trained(
 
 
 def _model(settings: Settings, arrays: ArrayRecord) -> nn.Module:
-    model = build_model(settings.model)
+    model = model_of(settings)
     model.load_state_dict(arrays.to_torch_state_dict())
     return model
 
@@ -204,7 +201,7 @@ def _usable_data(settings: Settings, context: Context) -> ClientData:
             "`python -m flower_app check-data` shows more",
             error,
         )
-        return no_data(MODELS[settings.model].kind)
+        return without_examples(settings)
 
 
 def own_data(settings: Settings, context: Context) -> ClientData:
@@ -215,15 +212,10 @@ def own_data(settings: Settings, context: Context) -> ClientData:
     DataError
         If a deployed node's folder cannot be used.
     """
-    kind = MODELS[settings.model].kind
     if settings.deployed:
-        return load_client_folder(
-            own_folder(context.node_config, "data-dir", "this node's data"), kind
-        )
-    clients, client = simulated_place(context)
-    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
-    partitions = load_partitions(settings.partition_spec(clients), dataset)
-    return simulated_client(load_inputs(dataset, kind), partitions, client)
+        place = own_folder(context.node_config, "data-dir", "this node's data")
+        return own_examples(settings, place)
+    return client_share(settings, *simulated_place(context))
 
 
 def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:

@@ -12,10 +12,9 @@ from flwr.supercore import log
 from numpy.typing import NDArray
 from torch import nn
 
-from flower_app.data import Inputs, load_partitions
+from flower_app.data import Inputs
 from flower_app.encrypted.evaluation import EncryptedTest, run_encrypted_test
 from flower_app.encrypted.round import has_paid_round
-from flower_app.models.specs import MODELS
 from flower_app.report import plots
 from flower_app.report.classes import confusion
 from flower_app.report.compared import compared_run
@@ -25,10 +24,12 @@ from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines
 from flower_app.report.silo_metrics import silo_metrics
 from flower_app.report.software import software
+from flower_app.report.task_metrics import task_metrics
 from flower_app.settings import Settings
 from flower_app.shared.evaluation import run_shared_test
 from flower_app.training.progress import ProgressLogger, predicted
 from flower_app.training.resumption import other_software_at_start, write_final_settings
+from flower_app.training.work import partitions_of, spec_of
 from privacy.accounting import read_ledger
 from strategies import PrivacyReport, PrivateResult
 
@@ -75,6 +76,7 @@ def finish(
         "dataset": settings.dataset,
         "model": settings.model,
         "deployed": settings.deployed,
+        "task": task_metrics(settings),
         "about": {
             "controller": settings.controller,
             "contact": settings.contact,
@@ -83,7 +85,7 @@ def finish(
         "accuracy": {
             "validation": list(progress.accuracy.values())[-1] if progress.accuracy else None,
             "test": float((answers == labels).mean()),
-            "confusion": confusion(answers, labels, names=[str(k) for k in range(10)]),
+            "confusion": confusion(answers, labels, names=_class_names(settings)),
             "compared": compared_run(settings),
             "validation_by_round": progress.accuracy,
             # What silos released of tests on their own records; since the resumption, if any.
@@ -113,6 +115,11 @@ def finish(
         log(INFO, line)
 
 
+def _class_names(settings: Settings) -> list[str]:
+    spec = spec_of(settings)
+    return list(spec.class_names) or [str(label) for label in range(spec.classes)]
+
+
 def _asked(
     settings: Settings,
     model: nn.Sequential,
@@ -125,7 +132,7 @@ def _asked(
     def notify(line: str) -> None:
         log(INFO, line)
 
-    spec = MODELS[settings.model]
+    spec = spec_of(settings)
     if settings.encrypted_backend == "shared":
         notify(f"Asking {len(inputs)} questions in shares ...")
         return run_shared_test(model, spec, inputs, labels, notify=notify)
@@ -153,11 +160,14 @@ def _draw(
     whose = (
         "the server holds" if settings.deployed else f"belong to no {'silo' if silos else 'client'}"
     )
+    tested = f"images that {whose}"
+    if settings.task:
+        tested = "test data, which ε does not cover"
     if rounds:
         plots.plot_training(
             picture(
                 "training",
-                f"Above, accuracy on images that {whose}; below, ε so far, and its limit (dashed).",
+                f"Above, accuracy on {tested}; below, ε so far, and its limit (dashed).",
             ),
             accuracy=rounds,
             epsilon=report.epsilon_by_round,
@@ -182,7 +192,7 @@ def _draw(
             released=released,
             noise=report.noise_multiplier * report.clipping_norm * parameters**0.5,
         )
-    if encrypted is not None:
+    if encrypted is not None and not settings.task:
         caption = (
             "Images that neither worker saw, and their answers"
             if settings.encrypted_backend == "shared"
@@ -196,12 +206,18 @@ def _draw(
         )
     if not settings.deployed:
         holders = settings.silos if silos else report.population
-        partitions = load_partitions(settings.partition_spec(holders), inputs.dataset)
+        partitions = partitions_of(settings, inputs.dataset, holders)
+        spec, task = spec_of(settings), settings.own_task
         plots.plot_holdings(
             picture(
                 "holdings", "Simulation: not private. The labels of what each of the first holds."
             ),
-            counts=plots.label_counts(partitions, np.asarray(inputs.dataset.train.labels)),
+            counts=plots.label_counts(
+                partitions, np.asarray(inputs.dataset.train.labels), spec.classes
+            ),
             holder="silo" if silos else "client",
+            things=task.things[1] if task else "images",
+            classes="class" if task else "digit",
+            names=spec.class_names,
         )
     return pictures

@@ -48,6 +48,21 @@ class Question:
 
 
 @dataclass(frozen=True)
+class OwnModel:
+    """A model of the user's: so many ``arrays`` and ``parameters``, and its momentum and S."""
+
+    arrays: int
+    parameters: int
+    server_momentum: float
+    clipping_norm: float
+
+    @property
+    def message_bytes(self) -> int:
+        """The bytes of its arrays as Flower carries them, without the envelope."""
+        return _HEADER_BYTES * self.arrays + 4 * self.parameters
+
+
+@dataclass(frozen=True)
 class Option:
     """One way to spend the budget: q, T, and z, which is None where no noise fits.
 
@@ -86,12 +101,14 @@ def options(
     rates: Sequence[float],
     rounds: Sequence[int],
     spent: Sequence[Event] = (),
+    own: OwnModel | None = None,
 ) -> Iterator[Option]:
     """Work out every combination of sampling rate and number of rounds, one after another.
 
-    ``spent`` is what the clients' ledger has, from the same budget.
+    ``spent`` is what the clients' ledger has, from the same budget; ``own`` has the figures of a
+    model that is not the app's.
     """
-    size = message_bytes(question.model)
+    size = own.message_bytes if own else message_bytes(question.model)
     for count in rounds:
         for rate in rates:
             cohort = rate * question.population
@@ -122,14 +139,15 @@ def options_in_turns(
     rates: Sequence[float],
     rounds: Sequence[int],
     spent: Sequence[Event] = (),
+    own: OwnModel | None = None,
 ) -> Iterator[Option]:
     """As :func:`options` with correlated noise, where each of b groups is asked in turn: q = 1/b.
 
     ``noise_share`` is that of independent noise which would leave as much in the models. What a
     client pays needs no secret, so that ε without amplification is ε.
     """
-    size = message_bytes(question.model)
-    momentum = RECIPES[question.model].server_momentum
+    size = own.message_bytes if own else message_bytes(question.model)
+    momentum = own.server_momentum if own else RECIPES[question.model].server_momentum
     for count in rounds:
         for rate in rates:
             groups = CyclicGroups(round(1 / rate))

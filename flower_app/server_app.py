@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from logging import INFO, WARNING
 from pathlib import Path
 
-from flwr.app import ArrayRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
@@ -14,12 +14,9 @@ from privacy.imports import needing
 with needing("the app", extra="app"):
     from threadpoolctl import threadpool_limits
 
-from flower_app.data import load_inputs
 from flower_app.encrypted.evaluation import check_model_can_be_encrypted
 from flower_app.encrypted.round import hold_encrypted_round
 from flower_app.finish import finish
-from flower_app.models.build import build_model
-from flower_app.models.specs import MODELS
 from flower_app.report.outcome import OutcomeFile
 from flower_app.settings import Settings
 from flower_app.shared.model import compile_shared
@@ -33,6 +30,7 @@ from flower_app.training.assembly import (
 from flower_app.training.progress import ProgressLogger, operator_log
 from flower_app.training.resumption import advice_on_failure, folder_of_run
 from flower_app.training.tracking import tracked
+from flower_app.training.work import TASK, inputs_of, model_of, spec_of
 from strategies.errors import BudgetError
 
 app = ServerApp()
@@ -64,13 +62,24 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
             "although clients add the noise of training. Leave encrypted-round-images out to keep "
             "it finite.",
         )
-    inputs = load_inputs(dataset, MODELS[settings.model].kind, notify=lambda line: log(INFO, line))
-    model = build_model(settings.model)
+    inputs = inputs_of(settings, dataset, notify=lambda line: log(INFO, line))
+    model = model_of(settings)
+    task = settings.own_task
+    if task:
+        log(
+            INFO,
+            "Task %s (%s): mode = %s, ε = %g at δ = %g",
+            task.name,
+            settings.task,
+            task.mode,
+            task.epsilon,
+            task.delta,
+        )
     shared = settings.encrypted_backend == "shared"
     if settings.encrypted_round or (settings.encrypted_test_images and not shared):
-        check_model_can_be_encrypted(model, MODELS[settings.model])
+        check_model_can_be_encrypted(model, spec_of(settings))
     if settings.encrypted_test_images and shared:
-        check_model_can_be_encrypted(model, MODELS[settings.model], compile_shared)
+        check_model_can_be_encrypted(model, spec_of(settings), compile_shared)
     folder = folder_of_run(settings, context.run_id, population=size)
     outcome.tell(folder=str(folder.path))
     ledger = Path(settings.ledger or folder.ledger)
@@ -99,6 +108,7 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
                     initial_arrays=ArrayRecord(model.state_dict()),
                     num_rounds=settings.rounds,
                     timeout=settings.round_timeout,
+                    train_config=ConfigRecord({TASK: task.digest} if task else {}),
                     evaluate_fn=progress.evaluate_fn(strategy),
                 )
             except BudgetError as error:

@@ -10,7 +10,8 @@ from typing import Any
 
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
 from flower_app.errors import SettingError, wrong
-from flower_app.models.specs import MODELS, RECIPES, SILO_RECIPES
+from flower_app.models.specs import MODELS, OWN_RECIPES, OWN_SILO_RECIPES, RECIPES, SILO_RECIPES
+from flower_app.tasks import Task, read_task
 from privacy.accounting import Budget
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
@@ -29,6 +30,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "encrypted_backend": ("ckks", "shared"),
 }
 PATHS_OF_THE_SERVER = (
+    "task",
     "data-dir",
     "population-file",
     "ledger",
@@ -100,6 +102,8 @@ _OF_MODE: Mapping[str, str] = {
 }
 """Settings that one mode alone has; the others are of both."""
 
+_OF_DATA_SETS = "data_dir partition partition_seed dirichlet_alpha lognormal_sigma"
+
 _INSTEAD: Mapping[str, str] = {
     "population": "silos says how many there are",
     "sampling_rate": "record-sampling-rate says with which probability a step draws a record",
@@ -169,6 +173,7 @@ class Settings:
     """
 
     # Data and clients. The partition is a simulation's.
+    task: str = ""
     dataset: str = "mnist"
     data_dir: str = ""
     partition: str = "shards"
@@ -259,15 +264,28 @@ class Settings:
         return cls._of(config)._with_paths_checked()._with_recipe()
 
     @classmethod
-    def of_client(cls, config: Mapping[str, Any], *, deployed: bool) -> "Settings":
+    def of_client(cls, config: Mapping[str, Any], *, deployed: bool, task: str = "") -> "Settings":
         """As ``from_config`` for a client, whose disk is not looked at.
 
-        If it is ``deployed``, the server's paths are left out; a simulated client reads the
-        server's data.
+        If it is ``deployed``, the server's paths are left out, and ``task`` is the node's own; a
+        simulated client reads the server's data.
         """
-        left_out = set(PATHS_OF_THE_SERVER) - (set() if deployed else {"data-dir"})
+        left_out = set(PATHS_OF_THE_SERVER) - (set() if deployed else {"data-dir", "task"})
         own = {name: value for name, value in config.items() if name not in left_out}
-        return cls._of(own)._with_recipe()
+        return cls._of(own | ({"task": task} if task else {}))._with_recipe()
+
+    @classmethod
+    def from_given(cls, given: Mapping[str, Any]) -> "Settings":
+        """As ``from_config``, of a configuration that holds only what somebody typed.
+
+        There a value that is the app's default was meant too.
+        """
+        settings = cls.from_config(given)
+        task = settings.own_task
+        for name, value in (task.settings if task else {}).items():
+            if kebab(name) in given and given[kebab(name)] != value:
+                raise _other_than_task(name, given[kebab(name)], value, settings.task)
+        return settings
 
     @classmethod
     def _of(cls, config: Mapping[str, Any]) -> "Settings":
@@ -280,7 +298,7 @@ class Settings:
             if name in PATHS_OF_THE_SERVER and typed:
                 typed = str(Path(typed).expanduser())
             values[known[name].name] = typed
-        return cls(**values)._checked()
+        return cls(**values)._with_task()._checked()
 
     def as_config(self) -> dict[str, Any]:
         """The settings as they would stand in a configuration."""
@@ -321,6 +339,25 @@ class Settings:
         return 1 + max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
 
     @property
+    def own_task(self) -> Task | None:
+        """The task of a user's own data; None where a data set is named.
+
+        Raises
+        ------
+        SettingError
+            If its file cannot be used.
+        """
+        return read_task(Path(self.task)) if self.task else None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The hyper-parameters that suit the model, by the fields' names."""
+        if self.task:
+            own = OWN_SILO_RECIPES if self.has_silos else OWN_RECIPES
+            return asdict(own[self.model if self.model in own else "mlp"])
+        return asdict((SILO_RECIPES if self.has_silos else RECIPES)[self.model])
+
+    @property
     def groups(self) -> int:
         """Of clients that take turns, under correlated noise; 0 where everybody may be drawn."""
         return round(1 / self.sampling_rate) if self.mechanism == "banded" else 0
@@ -335,8 +372,27 @@ class Settings:
             sigma=self.lognormal_sigma,
         )
 
+    def _with_task(self) -> "Settings":
+        """The settings that stand in the task; another value than those is refused."""
+        task = self.own_task
+        if task is None:
+            return self
+        for name, value in task.settings.items():
+            given = getattr(self, name)
+            if given not in (value, _DEFAULTS[name]):
+                raise _other_than_task(name, given, value, self.task)
+        for name in _OF_DATA_SETS.split():
+            if (given := getattr(self, name)) != _DEFAULTS[name]:
+                raise SettingError(
+                    f"{kebab(name)} = {given!r} is refused; it divides a data set, and the task "
+                    "says who holds what: leave it out"
+                )
+        return replace(self, **task.settings)
+
     def _checked(self) -> "Settings":
         for name, choices in _CHOICES.items():
+            if self.task and name in ("dataset", "model"):
+                continue
             value = getattr(self, name)
             if value not in choices:
                 raise SettingError(
@@ -401,7 +457,8 @@ class Settings:
             raise wrong(kebab(name), value, f"it must be {expected}")
 
     def _with_recipe(self) -> "Settings":
-        recipe = asdict((SILO_RECIPES if self.has_silos else RECIPES)[self.model])
+        task = self.own_task
+        recipe = self.recipe | (dict(task.training) if task else {})
         unset = {
             name: value
             for name, value in recipe.items()
@@ -411,6 +468,12 @@ class Settings:
 
 
 _DEFAULTS = asdict(Settings())
+
+
+def _other_than_task(name: str, given: object, value: object, task: str) -> SettingError:
+    return SettingError(
+        f"{kebab(name)} = {given!r} is refused; {task} says {value!r}: change it there"
+    )
 
 
 def kebab(name: str) -> str:

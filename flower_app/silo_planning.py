@@ -16,13 +16,17 @@ STEPS = 250
 
 @dataclass(frozen=True)
 class SiloQuestion:
-    """A budget for each person, the silos, N over all of them, and a model."""
+    """A budget for each person, the silos, N over all of them, and a model.
+
+    A model of the user's own has ``parameters``.
+    """
 
     budget: Budget
     silos: FewSilos
     persons: int
     model: str = "hog-linear"
     dataset: str = "mnist"
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def silo_options(
 
     ``spent`` is what the silos' ledger has, from the same budget.
     """
-    silos, parameters = question.silos, MODELS[question.model].parameters
+    silos = question.silos
+    parameters = question.parameters or MODELS[question.model].parameters
     mechanism = SiloGaussian(silos.min_silos, silos.colluders)
     for count in steps:
         for rate in rates:

@@ -15,13 +15,13 @@ _BASE = frozenset(
         *("platformdirs", "filelock", "httpx"),
     }
 )
-_OWNER = frozenset({"numba", "llvmlite", "PIL"})
+_OWNER = frozenset({"numba", "llvmlite", "tenseal", "zstandard", "PIL"})
 _TRAINING = frozenset({"torch", "opacus"})
 _INFERENCE = frozenset(
-    {"torch", "numba", "llvmlite", "tenseal", "pyarrow", "psutil", "threadpoolctl"}
+    {"torch", "numba", "llvmlite", "tenseal", "zstandard", "psutil", "threadpoolctl"}
 )
 _SERVICE = _INFERENCE | {"fastapi", "starlette", "uvicorn", "prometheus_client"}
-_PICTURES_AND_DATA = {"torchvision", "flwr_datasets", "datasets", "matplotlib", "jinja2"}
+_PICTURES_AND_DATA = {"torchvision", "flwr_datasets", "datasets", "pyarrow", "matplotlib", "jinja2"}
 EXTRAS: Mapping[str, frozenset[str]] = {
     "": _BASE,
     "simulation": frozenset({"ray"}),

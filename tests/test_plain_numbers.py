@@ -100,6 +100,7 @@ from privacy.secure_aggregation import (
     RoundTerms,
     plan_round,
 )
+from privacy.shared_inference import Address, WorkerLimits
 from privacy.statistics import TableQuery, silo_statistics
 from privacy.training import (
     ClientLedger,
@@ -194,6 +195,8 @@ SETTINGS: dict[type, dict[str, Any]] = {
     },
     Caller: {"name": "ward-7", "role": "owner", "questions": 3},
     ServiceLimits: LIMITS | SECONDS,
+    Address: {"host": "localhost", "port": 7441},
+    WorkerLimits: {"connections": 4, "idle_seconds": 1.5, "patience": 2.5, "exchange_seconds": 3.5},
     ClippingGeometry: {"norms": (0.5, 2.0), "group_of": (0, 1, 1)},
     LatticeGaussian: {"radius": 64},
     MaskedGaussian: {"radius": 64},

@@ -151,6 +151,7 @@ def _example(name: str, package: str, nodes: int) -> Command:
 
 
 _HEAVY = frozenset({"torch", "tenseal", "ray", "matplotlib", "opacus", "numba"})
+_OWNERS = frozenset({"numba", "tenseal"})
 _NUMPY = _example("numpy_from_fedavg", "meters", 1000)
 _SKLEARN = _example("sklearn_breast_cancer", "cancer", 100)
 
@@ -167,8 +168,8 @@ def environments(folder: Path) -> dict[str, Environment]:
         "bloomseal": Environment((str(ours),), _HEAVY, (_NUMPY, _PLAN, ("-c", _SUMS))),
         "bloomseal and scikit-learn": Environment((str(ours), "scikit-learn"), _HEAVY, (_SKLEARN,)),
         "bloomseal[simulation]": extra("simulation", _HEAVY - {"ray"}, _NUMPY),
-        "bloomseal-owner": Environment((str(owners),), (_HEAVY | {"flwr"}) - {"numba"}, (answer,)),
-        "bloomseal[owner]": extra("owner", _HEAVY - {"numba"}, answer),
+        "bloomseal-owner": Environment((str(owners),), (_HEAVY | {"flwr"}) - _OWNERS, (answer,)),
+        "bloomseal[owner]": extra("owner", _HEAVY - _OWNERS, answer),
         "bloomseal[training]": extra(
             "training", frozenset({"tenseal", "ray", "matplotlib"}), ("-c", _TRAINING)
         ),

@@ -87,6 +87,7 @@ WITHOUT = {
 }
 CELLS = tuple(Cell(*own) for own in OWN)
 SKEWED = (Cell("hog-linear", 10, 3.0),)
+MARKERS = {5: "v", 10: "^", 50: "o", 200: "D"}
 TIMED = tuple((model, silos) for model in ("hog-linear", "cnn") for silos in (3, 5, 10, 50))
 
 
@@ -217,13 +218,14 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         lines: dict[tuple[str, str, str], dict[float, float]] = {}
         for row in (row for row in rows if row["details"]["model"] == model):
             details = row["details"]
-            ours = f"ours, {details['silos']} silos", _pictures.OURS, "o-"
+            marker = MARKERS.get(details["silos"], "P")
+            ours = f"ours, {details['silos']} silos", _pictures.OURS, f"{marker}-"
             lines.setdefault(ours, {})[details["epsilon"]] = row["ours"]
             styles = {
                 PEERS["own noise"]: (
                     f"own noise, {details['silos']} silos",
                     _pictures.PEER,
-                    "s--",
+                    f"{marker}--",
                 ),
                 PEERS["curator"]: ("trusted curator (Opacus)", "black", "x:"),
                 PEERS["none"]: ("no privacy", _pictures.SOFT, "-"),
@@ -234,6 +236,9 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
             axes.plot(places, [points[p] for p in places], style, color=colour, label=label, lw=1.2)
         axes.set_title(f"{model}, 50,000 records, δ = 1e-5", loc="left")
         axes.set_xscale("log")
+        shown = sorted({place for points in lines.values() for place in points})
+        axes.set_xticks(shown, [f"{place:g}" for place in shown])
+        axes.minorticks_off()
         axes.set_xlabel("ε a record")
         axes.set_ylabel("test accuracy, %")
         axes.grid(color="#e4e7eb")

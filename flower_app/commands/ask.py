@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_data_path
 
+from flower_app.commands.own_questions import Question, find_questions, own_questions
 from flower_app.data import encode
 from flower_app.errors import CommandFailedError, DataError
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images
+from flower_app.tasks import Task, read_task, task_spec
 from privacy.inference import InputContract, Plan, TopClasses, accept_plan
 from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseError
 from privacy.inference_service import KeyFile, OwnerSession, ServiceClient
@@ -37,9 +39,9 @@ def add_command(commands: Any) -> None:
     """Add ``ask`` to the app's command line."""
     parser = commands.add_parser(
         "ask",
-        description="Encrypts images here, has a service evaluate them, and decrypts the answers "
-        "here. Prints the class of each image. The secret key is kept in a file, encrypted under a "
-        f"passphrase, which is asked for or taken from {_PASSPHRASE}.",
+        description="Encrypts images or rows here, has a service evaluate them, and decrypts the "
+        "answers here. Prints the class of each. The secret key is kept in a file, encrypted under "
+        f"a passphrase, which is asked for or taken from {_PASSPHRASE}.",
     )
     parser.add_argument(
         "url",
@@ -51,10 +53,14 @@ def add_command(commands: Any) -> None:
         "images",
         type=Path,
         nargs="+",
-        metavar="IMAGE_OR_FOLDER",
+        metavar="QUESTIONS",
         help="pictures (PNG, JPEG, GIF, BMP, TIFF, WebP) of any size, also photographs, light on "
         "dark or dark on light; .npy, .npz or .csv with one or several (0 to 255, or 0 to 1); "
-        "folders of these; - for one of them from standard input",
+        "folders of these; - for one of them from standard input. With --task what its data "
+        "are: CSV files and folders of them, or a row as 'age=40,sex=female'; or pictures",
+    )
+    parser.add_argument(
+        "--task", type=Path, metavar="FILE", help="task.toml that the model was trained for"
     )
     parser.add_argument(
         "--fit",
@@ -125,12 +131,13 @@ def run(options: argparse.Namespace) -> int:
         raise AskError("--ca" + str(error).removeprefix("ca")) from error
     except ValueError as error:
         raise AskError(str(error)) from error
-    files, missing = _files(options.images)
+    task = None if options.task is None else read_task(options.task)
+    files, missing = _files(options.images, task)
     if not files:
         return 1
     with client, contextlib.ExitStack() as stack:
         try:
-            plan, spec = accepted_plan(client.plan_text())
+            plan, spec = accepted_plan(client.plan_text(), task)
             if options.top is not None and options.top > plan.classes:
                 raise AskError(
                     f"--top is {options.top}; the model has {plan.classes} classes, give at most "
@@ -140,8 +147,12 @@ def run(options: argparse.Namespace) -> int:
             key_file = _key_file(options, stack)
             session = OwnerSession(client, plan, key_file=key_file, release=release)
             try:
-                images = _all_images(files, options.fit)
-                failed = _ask_all(session, spec, images, len(files), as_json=options.json)
+                questions = (
+                    own_questions(files, task, notify=_notify)
+                    if task
+                    else _encoded(_all_images(files, options.fit), spec)
+                )
+                failed = _ask_all(session, plan, questions, len(files), as_json=options.json)
                 return 1 if failed or missing else 0
             finally:
                 session.end()
@@ -156,7 +167,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _ask_workers(options: argparse.Namespace) -> int:
     """Ask in shares; options that belong to a service are refused."""
-    named = {"--ca": options.ca, "--token-file": options.token_file, "--keys": options.keys}
+    named = {
+        "--ca": options.ca,
+        "--token-file": options.token_file,
+        "--keys": options.keys,
+        "--task": options.task,
+    }
     switches = {
         "--one-time-keys": options.one_time_keys,
         "--insecure-no-tls": options.insecure_no_tls,
@@ -166,7 +182,7 @@ def _ask_workers(options: argparse.Namespace) -> int:
         raise AskError(f"{strange[0]} is for a service; --shared takes all from its folder")
     from flower_app.commands.ask_shared import ask_workers
 
-    files, missing = _files(options.images)
+    files, missing = _files(options.images, None)
     if not files:
         return 1
     failed = ask_workers(
@@ -180,8 +196,8 @@ def _ask_workers(options: argparse.Namespace) -> int:
     return 1 if failed or missing else 0
 
 
-def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
-    """A service's plan, checked against the models of this app.
+def accepted_plan(text: str, task: Task | None = None) -> tuple[Plan, ModelSpec]:
+    """A service's plan, checked against the task, or without one against the app's models.
 
     Raises
     ------
@@ -192,21 +208,29 @@ def accepted_plan(text: str) -> tuple[Plan, ModelSpec]:
         shape = tuple(json.loads(text)["input_shape"])
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise PlanRefusedError("the service did not send a plan; is it one of ours?") from error
-    for spec in MODELS.values():
+    for spec in [task_spec(task)] if task else MODELS.values():
         if spec.shape == shape:
             contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
             return accept_plan(text, contract), spec
-    raise PlanRefusedError(f"the plan is for inputs of shape {shape}, which no model here has")
+    if task:
+        raise PlanRefusedError(
+            f"the plan is for inputs of shape {shape}, and {task.name} has "
+            f"{task_spec(task).shape}; give the task.toml of the model that is served"
+        )
+    raise PlanRefusedError(
+        f"the plan is for inputs of shape {shape}, which no model here has; give the task.toml of "
+        "the model with --task"
+    )
 
 
-def _files(paths: list[Path]) -> tuple[list[Path], int]:
+def _files(paths: list[Path], task: Task | None) -> tuple[list[Path], int]:
     """The files at all paths, and the number of paths without any; those are printed."""
     if paths.count(STDIN) > 1:
         raise AskError("- is given twice; standard input can be read once")
     files, missing = [], 0
     for path in paths:
         try:
-            files += find_images(path, notify=_notify)
+            files += find_questions(path, task) if task else find_images(path, notify=_notify)
         except DataError as error:
             missing += 1
             print(f"error: {error}", file=sys.stderr)
@@ -217,25 +241,21 @@ def _notify(line: str) -> None:
     print(f"note: {line}", file=sys.stderr)
 
 
-Image = NDArray[np.uint8] | DataError
-
-
 def _ask_all(
     session: OwnerSession,
-    spec: ModelSpec,
-    images: Iterator[tuple[int, str, Image]],
+    plan: Plan,
+    questions: Iterator[Question],
     files: int,
     *,
     as_json: bool,
 ) -> int:
-    """Ask about each image; the number of images without an answer."""
+    """Ask each question; the number of those without an answer."""
     begun, evaluating, answered, failed = time.perf_counter(), [], 0, 0
-    for number, name, image in images:
+    for number, name, inputs in questions:
         try:
-            if isinstance(image, DataError):
-                raise image
-            # One image at a time: its public features are computed here, in the clear.
-            answer, seconds = session.ask(encode(image[None], spec.kind)[0])
+            if isinstance(inputs, DataError):
+                raise inputs
+            answer, seconds = session.ask(inputs)
         except (DataError, ServiceError, MessageError) as error:
             if isinstance(error, ServiceError) and error.code not in _OF_ONE_IMAGE:
                 raise
@@ -246,11 +266,13 @@ def _ask_all(
         answered += 1
         evaluating.append(seconds)
         classes = (answer.label,) if answer.top is None else answer.top[0]
+        names = [plan.class_names[label] for label in classes] if plan.class_names else []
         if as_json:
-            print(json.dumps({"image": name, "classes": list(classes)}), flush=True)
+            line = {"image": name, "classes": list(classes)} | ({"names": names} if names else {})
+            print(json.dumps(line, ensure_ascii=False), flush=True)
         else:
             place = f"[{number:>{len(str(files))}}/{files}] " if files > 1 else ""
-            print(f"{place}{name}: {' '.join(map(str, classes))}", flush=True)
+            print(f"{place}{name}: {', '.join(names) or ' '.join(map(str, classes))}", flush=True)
     seconds = time.perf_counter() - begun
     keys = "new keys" if session.keys_made else "the keys kept here" if answered else "no keys"
     print(
@@ -265,6 +287,9 @@ _OF_ONE_IMAGE = {"evaluator-failed", "too-slow"}
 """Refusals after which the next image may well be answered."""
 
 
+Image = NDArray[np.uint8] | DataError
+
+
 def _all_images(files: list[Path], fit: Fit) -> Iterator[tuple[int, str, Image]]:
     """Each image with its file's number and its own name, or the reason why a file has none."""
     for number, file in enumerate(files, 1):
@@ -273,6 +298,15 @@ def _all_images(files: list[Path], fit: Fit) -> Iterator[tuple[int, str, Image]]
                 yield number, name, image
         except DataError as error:
             yield number, file.name, error
+
+
+def _encoded(images: Iterator[tuple[int, str, Image]], spec: ModelSpec) -> Iterator[Question]:
+    """Each image as the model sees it, one at a time: its public features are computed here."""
+    for number, name, image in images:
+        if isinstance(image, DataError):
+            yield number, name, image
+        else:
+            yield number, name, encode(image[None], spec.kind)[0]
 
 
 def _token(path: Path | None) -> str | None:

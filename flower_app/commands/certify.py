@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from flower_app.data import encode, load_dataset
+from flower_app.data import Split, encode, load_dataset
 from flower_app.encrypted.evaluator import compile_named
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
 from flower_app.report.plots import BLUE, INK, SOFT, drawing
-from flower_app.report.results_folder import trained_model
+from flower_app.report.results_folder import task_beside, trained_model
+from flower_app.tasks import Task, read_holdings, server_test_data
 from privacy.inference import Certificate, certify
 
 
@@ -27,7 +28,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "results", type=Path, metavar="RESULTS_DIR", help="of a run, such as results/latest"
     )
-    parser.add_argument("--images", type=int, default=1000, help="test images (1000)")
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="how many test images, or rows (1000, or all)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -41,22 +44,21 @@ def run(options: argparse.Namespace) -> int:
     """
     folder: Path = options.results
     name, weights = trained_model(folder)
-    config = json.loads((folder / "config.json").read_text())
-    try:
-        dataset, data_dir = config["dataset"], config["data-dir"]
-    except LookupError as error:
-        raise SettingError(f"{folder / 'config.json'} names no {error.args[0]!r}") from error
-    data = load_dataset(dataset, data_dir=Path(data_dir) if data_dir else None).test
-    if not 1 <= options.images <= len(data):
-        raise SettingError(f"--images is {options.images}; give 1 to {len(data)} test images")
+    task = task_beside(weights)
+    data = _test_data(folder, task)
+    images = "images" if task is None else task.things[1]
+    count = min(1000, len(data)) if options.images is None else options.images
+    if not 1 <= count <= len(data):
+        raise SettingError(f"--images is {count}; give 1 to {len(data)} test {images}")
     try:
         compiled = compile_named(name, weights)
     except ValueError as error:
         raise SettingError(f"the model cannot be certified: {error}") from error
     print(compiled.plan)
-    print(f"Asking {options.images} encrypted questions ...", flush=True)
-    inputs = encode(data.images[: options.images], MODELS[name].kind)
-    result = certify(compiled, inputs, np.asarray(data.labels[: options.images]))
+    print(f"Asking {count} encrypted questions ...", flush=True)
+    examples = data.images[:count]
+    inputs = encode(examples, "own" if task else MODELS[name].kind)
+    result = certify(compiled, inputs, np.asarray(data.labels[:count]))
     (folder / "certificate.json").write_text(result.to_json() + "\n")
     _draw(folder / "certificate.png", result)
     print(
@@ -67,13 +69,25 @@ def run(options: argparse.Namespace) -> int:
     )
     if result.beyond_prediction:
         print(
-            f"The prediction was wrong: {result.beyond_prediction} of {result.images} images have "
-            "a larger error (they are unlike the images that the plan was compiled with); rely on "
-            "the largest error here, or on the plan's for the worst input, "
+            f"The prediction was wrong: {result.beyond_prediction} of {result.images} {images} "
+            f"have a larger error (they are unlike the {images} that the plan was compiled with); "
+            "rely on the largest error here, or on the plan's for the worst input, "
             f"{result.predicted_worst_error:.3g}"
         )
     print(f"wrote {folder / 'certificate.json'} and {folder / 'certificate.png'}")
     return 0
+
+
+def _test_data(folder: Path, task: Task | None) -> Split:
+    """The test data of the run in a folder."""
+    if task:
+        return (server_test_data(task) if task.test else read_holdings(task).dataset).test
+    config = json.loads((folder / "config.json").read_text())
+    try:
+        dataset, data_dir = config["dataset"], config["data-dir"]
+    except LookupError as error:
+        raise SettingError(f"{folder / 'config.json'} names no {error.args[0]!r}") from error
+    return load_dataset(dataset, data_dir=Path(data_dir) if data_dir else None).test
 
 
 def _draw(path: Path, c: Certificate) -> None:

@@ -52,7 +52,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def page_of(spec: ModelSpec, *, service: str = "") -> Page:
-    """The page for a model of the app."""
+    """The page for a model of images of digits, or of a table's rows."""
     contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
+    if spec.kind == "own":
+        title = "Ask about a row, without showing it"
+        return Page(title, contract, "numbers", spec.feature_names, service=service)
     title = "Ask about a digit, without showing it"
     return Page(title, contract, spec.kind, service=service)

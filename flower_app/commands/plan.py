@@ -5,6 +5,7 @@ import json
 import sys
 import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from flower_app.commands import plan_silos
@@ -13,17 +14,19 @@ from flower_app.data import DATASETS
 from flower_app.errors import SettingError
 from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
-from flower_app.plan_advice import advice, as_document, ledger_words, read_spent
+from flower_app.plan_advice import Advice, advice, as_document, ledger_words, read_spent
 from flower_app.planning import (
     RATES_IN_TURNS,
     SAMPLING_RATES,
     Option,
+    OwnModel,
     Question,
     expected_accuracy,
     options,
     options_in_turns,
 )
-from flower_app.settings import MECHANISMS
+from flower_app.settings import MECHANISMS, Settings
+from flower_app.tasks import build_for, parameters_of, read_task
 from privacy.accounting import large_delta
 
 
@@ -36,9 +39,12 @@ def add_command(commands: Any) -> None:
         "Nothing is trained and no data are read.",
     )
     parser.add_argument(
-        "--epsilon", type=float, default=3.0, help="ε of a client, or with --silos of a person (3)"
+        "--task", type=Path, metavar="FILE", help="task.toml of your own data: what it says"
     )
-    parser.add_argument("--delta", type=float, default=1e-5, help="δ (1e-5)")
+    parser.add_argument(
+        "--epsilon", type=float, help="ε of a client, or with --silos of a person (3)"
+    )
+    parser.add_argument("--delta", type=float, help="δ (1e-5)")
     units = parser.add_mutually_exclusive_group()
     units.add_argument("--population", type=int, help="N, how many clients (the ledger's)")
     units.add_argument(
@@ -72,7 +78,7 @@ def add_command(commands: Any) -> None:
         "turns, every 1/Q rounds; no cohort needs to be secret (lattice: independent noise)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parameters=None)
 
 
 def run(options_given: argparse.Namespace) -> int:
@@ -84,6 +90,9 @@ def run(options_given: argparse.Namespace) -> int:
         If a number is out of range.
     """
     o = options_given
+    own = None if o.task is None else _take_task(o)
+    o.epsilon = 3.0 if o.epsilon is None else o.epsilon
+    o.delta = 1e-5 if o.delta is None else o.delta
     if o.silos is not None:
         return plan_silos.run(o)
     for name in ("colluders", "absent"):
@@ -93,7 +102,10 @@ def run(options_given: argparse.Namespace) -> int:
     if o.population is None and paid is not None:
         o.population = paid.clients
     if o.population is None:
-        raise SettingError("--population is missing; give N, or --silos and how many there are")
+        raise SettingError(
+            "--population is missing; give N, or --silos and how many there are"
+            + (", or write clients under [privacy] in task.toml" if o.task else "")
+        )
     o.records = 50 if o.records is None else o.records
     in_turns = o.mechanism == "banded"
     o.sampling_rates = o.sampling_rates or list(RATES_IN_TURNS if in_turns else SAMPLING_RATES)
@@ -115,9 +127,9 @@ def run(options_given: argparse.Namespace) -> int:
     accuracy = AccuracyRange(None, None) if in_turns else expected_accuracy(question)
     spent = () if paid is None else paid.events
     rows = (options_in_turns if in_turns else options)(
-        question, rates=o.sampling_rates, rounds=rounds, spent=spent
+        question, rates=o.sampling_rates, rounds=rounds, spent=spent, own=own
     )
-    parameters = MODELS[o.model].parameters
+    parameters = own.parameters if own else MODELS[o.model].parameters
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
@@ -149,7 +161,9 @@ def run(options_given: argparse.Namespace) -> int:
         "\nOnly these settings cost privacy: learning rates and local steps do not, unless they"
         "\nwere tuned on clients' data."
     )
-    print("\n" + textwrap.fill(_advice(worked_out, o.model), 88))
+    clipping_norm = own.clipping_norm if own else RECIPES[o.model].clipping_norm
+    taken = advice(worked_out, parameters=parameters)
+    print("\n" + textwrap.fill(_advice(taken, clipping_norm), 88))
     print(f"\nExpected test accuracy: {accuracy.sentence}.")
     if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
@@ -161,8 +175,25 @@ def run(options_given: argparse.Namespace) -> int:
     return 0
 
 
-def _advice(rows: list[Option], model: str) -> str:
-    taken = advice(rows, parameters=MODELS[model].parameters)
+def _take_task(o: argparse.Namespace) -> OwnModel:
+    """Fill in from a task what was not given; returns its model's figures."""
+    settings = Settings.from_config({"task": str(o.task)})
+    task = read_task(o.task)
+    arrays, parameters = len(build_for(task).state_dict()), parameters_of(task)
+    o.model, o.dataset, o.parameters = task.model, task.name, parameters
+    o.epsilon = settings.epsilon if o.epsilon is None else o.epsilon
+    o.delta = settings.delta if o.delta is None else o.delta
+    o.rounds = o.rounds or [settings.rounds]
+    if o.silos is None and o.population is None:
+        if settings.has_silos:
+            o.silos, o.colluders = settings.silos, o.colluders or settings.colluders
+            o.records = o.records or settings.records
+        else:
+            o.population = settings.population or None
+    return OwnModel(arrays, parameters, settings.server_momentum, settings.clipping_norm)
+
+
+def _advice(taken: Advice | None, clipping_norm: float) -> str:
     if taken is None:
         return "Advice: none of these. Raise ε or δ, or leave what is left of the budget unspent."
     if not taken.learns:
@@ -176,7 +207,7 @@ def _advice(rows: list[Option], model: str) -> str:
         f"Advice: q = {taken.sampling_rate:g} and {taken.rounds} rounds; a larger q costs bytes "
         "and lowers the noise little. Over all rounds clients could move the model "
         f"{taken.signal_to_noise:.3g} times as far as the noise does, if they agreed. S: that of "
-        f"the recipe ({RECIPES[model].clipping_norm:g}), or one chosen on public data. δ: below "
+        f"the recipe ({clipping_norm:g}), or one chosen on public data. δ: below "
         "1/N."
     )
 

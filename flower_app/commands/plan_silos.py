@@ -68,12 +68,12 @@ def run(options_given: argparse.Namespace) -> int:
         silos = FewSilos(o.silos, 1 if o.colluders is None else o.colluders, o.absent)
     except (TypeError, ValueError) as error:
         raise SettingError(f"--silos {o.silos} is wrong; {error}") from error
-    question = SiloQuestion(budget, silos, o.records, o.model, o.dataset)
+    question = SiloQuestion(budget, silos, o.records, o.model, o.dataset, o.parameters)
     accuracy = expected_accuracy(question, measured_silos())
     paid = None if o.ledger is None else read_spent(o.ledger, population=None)
     spent = () if paid is None else paid.events
     rows = silo_options(question, rates=rates, steps=steps, spent=spent)
-    parameters = MODELS[o.model].parameters
+    parameters = o.parameters or MODELS[o.model].parameters
     if problem := large_delta(budget.delta, o.records):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:

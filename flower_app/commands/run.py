@@ -11,6 +11,7 @@ from flower_app.errors import SettingError, counted
 from flower_app.processes.flower_processes import app_folder, program, superlink
 from flower_app.processes.follow import follow
 from flower_app.settings import PATHS_OF_THE_SERVER, Settings, write_run_config
+from flower_app.tasks import read_holdings
 from flower_app.training.resumption import with_settings_of_run
 
 
@@ -32,7 +33,8 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--nodes",
         type=int,
-        help="number of simulated SuperNodes (the population, or 1000; with mode=silos the silos)",
+        help="number of simulated SuperNodes (the population, or 1000; with mode=silos the silos, "
+        "with a task as many as it has clients)",
     )
     parser.add_argument(
         "--cpus", type=int, default=os.cpu_count() or 1, help="number of cores (all)"
@@ -53,14 +55,14 @@ def run(options: argparse.Namespace) -> int:
     overrides = absolute_paths({"results-dir": "results", **parse_settings(options.settings)})
     if overrides.get("resume"):
         overrides = with_settings_of_run(overrides)
-    settings = Settings.from_config(overrides)
+    settings = Settings.from_given(overrides)
     if settings.deployed:
         raise SettingError(
             "deployed = true is wrong; this command simulates: see docs/how-to/deployment.md for "
             "SuperNodes of your own, or try `python -m flower_app deploy-demo`"
         )
     if options.nodes is None:
-        options.nodes = settings.silos if settings.has_silos else settings.population or 1000
+        options.nodes = _nodes(settings)
     for name, value in (("--nodes", options.nodes), ("--cpus", options.cpus)):
         if value < 1:
             raise SettingError(f"{name} {value} is wrong; it must be at least 1")
@@ -76,6 +78,14 @@ def run(options: argparse.Namespace) -> int:
         superlink(Path(home)) as environment,
     ):
         return _submit(overrides, options, environment, Path(home))
+
+
+def _nodes(settings: Settings) -> int:
+    """As many as the run has silos or clients."""
+    task = settings.own_task
+    if task and not settings.has_silos:
+        return len(read_holdings(task).names)
+    return settings.silos if settings.has_silos else settings.population or 1000
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

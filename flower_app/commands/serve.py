@@ -17,7 +17,8 @@ from flower_app.encrypted.evaluator import load_model, start_evaluator
 from flower_app.errors import SettingError, counted
 from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
-from flower_app.report.results_folder import trained_model
+from flower_app.report.results_folder import TASK_FILE, task_beside, trained_model
+from flower_app.tasks import task_spec
 from privacy.inference import EvaluatorPool, EvaluatorProcess
 from privacy.inference.errors import EvaluatorFailedError
 from privacy.inference_service import (
@@ -134,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
             pool = stack.enter_context(EvaluatorPool(start, processes=options.workers))
         except (EvaluatorFailedError, ValueError) as error:
             raise SettingError(f"the model cannot be served: {error}") from error
-        page = page_of(MODELS[name])
+        page = _page(weights, name)
         app = create_app(
             pool,
             authentication=security.tokens or InsecureNoAuthentication(),
@@ -148,11 +149,27 @@ def run(options: argparse.Namespace) -> int:
             key=security.key,
             shutdown_seconds=options.answer_seconds,
         )
-        _announce(options, security, listening, pool, used[0], page)
+        _announce(options, security, listening, pool, used[0], page, _about(weights))
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished the requests under way
             server.run(sockets=[listening])
     print("Stopped.")
     return 0
+
+
+def _page(weights: Path, name: str) -> Page | None:
+    """The page to ask on; none for pictures of the user's."""
+    task = task_beside(weights)
+    if task and task.pictures:
+        return None
+    return page_of(task_spec(task) if task else MODELS[name])
+
+
+def _about(weights: Path) -> tuple[str, ...]:
+    """The arguments of ``ask`` that say what is asked about."""
+    task = task_beside(weights)
+    if task is None:
+        return ("IMAGE_OR_FOLDER",)
+    return ("QUESTIONS", "--task", str(weights.with_name(TASK_FILE).absolute()))
 
 
 def _limits(options: argparse.Namespace) -> ServiceLimits:
@@ -247,7 +264,8 @@ def _announce(
     listening: socket.socket,
     pool: EvaluatorPool,
     memory: int,
-    page: Page,
+    page: Page | None,
+    about: tuple[str, ...],
 ) -> None:
     plan, port = pool.plan, listening.getsockname()[1]
     host = "localhost" if is_loopback(options.host) else options.host
@@ -264,10 +282,12 @@ def _announce(
         f"a question {plan.query_bytes:,}, an answer {plan.answer_bytes:,}"
     )
     if security.ask and is_loopback(options.host):
-        command = ["python", "-m", "flower_app", "ask", url, "IMAGE_OR_FOLDER", *security.ask]
+        command = ["python", "-m", "flower_app", "ask", url, *about, *security.ask]
         print("To ask, on this machine:\n  " + shlex.join(command))
-        print(f"Or in a browser on it:\n  {url}/{security.invitation}")
-        if "--ca" in security.ask:
-            print("  (it will warn of the certificate, which is for this occasion)")
-    print(f"The page's index.html has SHA-256 {page.sha256}")
+        if page is not None:
+            print(f"Or in a browser on it:\n  {url}/{security.invitation}")
+            if "--ca" in security.ask:
+                print("  (it will warn of the certificate, which is for this occasion)")
+    if page is not None:
+        print(f"The page's index.html has SHA-256 {page.sha256}")
     print("Ctrl-C ends it.", flush=True)

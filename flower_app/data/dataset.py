@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,12 @@ hyper-parameter is made on them.
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images, uint8 (n, 28, 28), and their labels, int64 (n,) from 0 to 9; both read-only."""
+    """Images, uint8 (n, 28, 28), and their labels, int64 (n,) from 0 to 9; both read-only.
 
-    images: NDArray[np.uint8]
+    Of a user's own data: a model's inputs, float32 (n, ...), and classes from 0 on.
+    """
+
+    images: NDArray[Any]
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:

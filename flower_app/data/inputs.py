@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,22 @@ from flower_app.data import features
 from flower_app.data.cache import cache_folder, code_version, shared_array
 from flower_app.data.dataset import Dataset
 
-InputKind = Literal["hog", "pixels"]
+InputKind = Literal["hog", "pixels", "own"]
 
 _CHUNK = 1000
 _CODE = code_version(features)
 
 
-def encode(images: NDArray[np.uint8], kind: InputKind) -> NDArray[np.float32]:
+def encode(images: NDArray[Any], kind: InputKind) -> NDArray[np.float32]:
     """Return a model's inputs from images, uint8 (n, 28, 28).
 
     ``"hog"``: fixed features, (n, 392), each from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
     ``"pixels"``: the pixels of the straightened image, (n, 1, 28, 28), in steps of 1/255 from 0 for
-    blank to 1 for ink. Other images raise ``ValueError``.
+    blank to 1 for ink. Other images raise ``ValueError``. ``"own"``: examples of a user's own data,
+    which are a model's inputs as they are.
     """
+    if kind == "own":
+        return _decoded(images)
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (28, 28):
         raise ValueError(
             f"images has shape {images.shape} and type {images.dtype}; make it (n, 28, 28) of uint8"
@@ -54,7 +57,7 @@ def _decoded(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A whole data set as a model sees it: a memory-mapped ``table``, row by row in its order."""
+    """A whole data set as a model sees it: a ``table``, row by row in its order."""
 
     dataset: Dataset
     table: NDArray[np.generic]

@@ -7,6 +7,7 @@ processes only need their own rows.
 
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,12 @@ class Partitions:
     def __init__(self, table: NDArray[np.int64], clients: int) -> None:
         self._starts = np.array(table[: clients + 1])
         self._rows = table[clients + 1 :]
+
+    @classmethod
+    def of(cls, shares: Sequence[NDArray[np.int64]]) -> "Partitions":
+        """The shares that are given, each as rows, int64 (n_k,)."""
+        starts = np.cumsum([0, *map(len, shares)])
+        return cls(np.concatenate([starts, *shares]), len(shares))
 
     def __len__(self) -> int:
         return len(self._starts) - 1

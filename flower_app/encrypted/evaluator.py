@@ -18,13 +18,15 @@ from flower_app.data import drawn_images, encode
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS, ModelSpec
+from flower_app.report.results_folder import task_beside
+from flower_app.tasks import build_for, task_spec
 from privacy.inference import CompiledModel, EvaluatorProcess, compile_model, serve_evaluations
 
 _BUNDLE = Path(__file__).parents[2]
 
 
 def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> EvaluatorProcess:
-    """Start a process that evaluates a model of the app; ``memory`` as in EvaluatorProcess.
+    """Start a process that evaluates a run's model; ``memory`` as in EvaluatorProcess.
 
     Raises
     ------
@@ -42,14 +44,15 @@ def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> E
 
 
 def load_model(name: str, weights: Path) -> nn.Sequential:
-    """A model of the app with its weights.
+    """A run's model with its weights; that of a task has its ``task.toml`` beside them.
 
     Raises
     ------
     SettingError
         If the file is damaged, or holds another model's.
     """
-    model = build_model(name)
+    task = task_beside(weights)
+    model = build_for(task) if task else build_model(name)
     try:
         state = load_file(weights)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -74,12 +77,13 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def compile_named(name: str, weights: Path) -> CompiledModel:
-    """Compile a model of the app from its weights; raises as :func:`load_model`."""
-    return compile_app_model(load_model(name, weights), MODELS[name])
+    """Compile a run's model from its weights; raises as :func:`load_model`."""
+    task = task_beside(weights)
+    return compile_app_model(load_model(name, weights), task_spec(task) if task else MODELS[name])
 
 
 def compile_app_model(model: nn.Sequential, spec: ModelSpec) -> CompiledModel:
-    """Compile a model of the app, its errors predicted for images that are drawn by rule.
+    """Compile a model, its errors predicted for images that are drawn by rule, or the whole range.
 
     The plan depends on nobody's data: whoever compiles the model gets the same one.
     """
@@ -87,7 +91,8 @@ def compile_app_model(model: nn.Sequential, spec: ModelSpec) -> CompiledModel:
         model,
         input_shape=spec.shape,
         input_range=(spec.low, spec.high),
-        sample=encode(drawn_images(), spec.kind),
+        sample=None if spec.kind == "own" else encode(drawn_images(), spec.kind),
+        class_names=spec.class_names or None,
     )
 
 

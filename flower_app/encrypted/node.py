@@ -9,16 +9,11 @@ from typing import Any
 import numpy as np
 from flwr.app import Context, Message
 
-from flower_app.data import (
-    ClientData,
-    load_client_folder,
-    load_dataset,
-    load_inputs,
-)
+from flower_app.data import ClientData
 from flower_app.errors import SettingError
-from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
 from flower_app.training.node_policy import own_folder, simulated_place, wrong_key
+from flower_app.training.work import dataset_of, inputs_of, own_examples, spec_of
 from privacy.inference import InputContract
 from strategies import answer_encrypted_round
 from strategies.encrypted_round import NoisedAccuracy
@@ -41,7 +36,7 @@ def answer_query(message: Message, context: Context, settings: Settings) -> Mess
     ``report-epsilon`` and ``report-total-epsilon`` for the noise on its report;
     ``publish-report``, whether the server may publish that without noise of the server's.
     """
-    spec = MODELS[settings.model]
+    spec = spec_of(settings)
     config = context.node_config
     if settings.deployed:
         folder = _own_folder(context, "state-dir")
@@ -78,13 +73,12 @@ def own_test_data(settings: Settings, context: Context) -> ClientData:
     RoundError
         If a deployed node names no folder.
     """
-    kind = MODELS[settings.model].kind
     if settings.deployed:
-        return load_client_folder(_own_folder(context, "test-dir"), kind)
+        return own_examples(settings, _own_folder(context, "test-dir"))
     clients, client = simulated_place(context)
-    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
+    dataset = dataset_of(settings)
     mine = slice(client, None, clients)
-    return ClientData(load_inputs(dataset, kind).test(mine), dataset.test.labels[mine])
+    return ClientData(inputs_of(settings, dataset).test(mine), dataset.test.labels[mine])
 
 
 def _own_report(config: Mapping[str, Any]) -> NoisedAccuracy:

@@ -11,20 +11,24 @@ from flower_app.data.inputs import InputKind
 class ModelSpec:
     """A model's inputs and outputs.
 
-    It sees of an image the ``kind`` of ``flower_app.data.encode``, an array of ``shape`` with
-    every value from ``low`` to ``high`` whatever the image, and gives ``classes`` logits; its
-    layers have ``parameters``, in all. Its logits are polynomials of the inputs where ``in_ckks``;
-    shares take the others as well.
+    It sees of an image the ``kind`` of ``flower_app.data.encode``, or of a user's ``own`` data
+    what their task says: an array of ``shape`` with every value from ``low`` to ``high`` whatever
+    the example (for a vector also one end for each feature). It gives ``classes`` logits, called
+    ``class_names`` where they have names, and ``feature_names`` are those of a user's table. Its
+    layers have ``parameters``, in all; 0 where the model must be made to count them. Its logits are
+    polynomials of the inputs where ``in_ckks``; shares take the others as well.
     """
 
     name: str
     kind: InputKind
     shape: tuple[int, ...]
-    low: float
-    high: float
-    parameters: int
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
+    parameters: int = 0
     classes: int = 10
     in_ckks: bool = True
+    class_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
 
 
 MODELS: Mapping[str, ModelSpec] = {
@@ -78,4 +82,17 @@ SILO_RECIPES: Mapping[str, SiloRecipe] = {
     "mlp": SiloRecipe(250, 0.02, 0.2, 2.0, 0.9),
     "cnn": SiloRecipe(250, 0.02, 0.2, 4.0, 0.9),
     "relu-cnn": SiloRecipe(250, 0.02, 0.2, 4.0, 0.9),
+}
+
+OWN_RECIPES: Mapping[str, Recipe] = {
+    "logistic": Recipe(60, 0.1, 2.0, 0.9, 1.0, 1, 1.0),
+    "mlp": Recipe(60, 0.1, 2.0, 0.9, 1.0, 1, 1.0),
+    "cnn": Recipe(60, 0.05, 2.0, 0.9, 1.0, 1, 1.0),
+}
+"""For users' own data, chosen on made-up tables; a model by a user's function has that of mlp."""
+
+OWN_SILO_RECIPES: Mapping[str, SiloRecipe] = {
+    "logistic": SiloRecipe(100, 0.1, 0.5, 1.0, 0.9),
+    "mlp": SiloRecipe(100, 0.1, 0.5, 0.5, 0.9),
+    "cnn": SiloRecipe(100, 0.1, 0.5, 0.5, 0.9),
 }

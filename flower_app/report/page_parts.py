@@ -73,18 +73,19 @@ ABOUT = """<h2 id="about">Who, what and why</h2>
 """
 
 ACCURACY = """<h2 id="accuracy">Accuracy, and what privacy cost of it</h2>
-<p>{{ percent(m.accuracy.test) }} of the {{ n(tested_on) ~ " " if tested_on }}test images of the
-data set, which are public, are classified right{% if commonest is not none %}; always answering the
-commonest class is right for {{ percent(commonest) }}{% endif %}.
+<p>{{ percent(m.accuracy.test) }} of the {{ n(tested_on) ~ " " if tested_on }}test {{ things }} of
+the data set{{ "" if task else ", which are public" }}, are classified right{%
+if commonest is not none %}; always answering the commonest class
+is right for {{ percent(commonest) }}{% endif %}.
 {% if compared %}An otherwise like run with {{ compared.noise }} reached
 <strong>{{ percent(compared.accuracy) }}</strong>: {{ compared.verdict }}{% else %}No other run was
 named to compare it with, so what privacy cost of the accuracy is not known here
 (<code>compare-with</code> names a run's folder, for instance one with ε in the
 thousands).{% endif %}</p>
 {% if classes %}
-<details open><summary>By class, on the public test images</summary>
-<p>Recall: of the images of a class, those that were recognised. Precision: of the answers that name
-it, those that were right.</p>
+<details open><summary>By class, on the test {{ things }}</summary>
+<p>Recall: of the {{ things }} of a class, those that were recognised. Precision: of the answers
+that name it, those that were right.</p>
 <table><thead><tr><th>Class</th><th>Recall</th><th>Precision</th>
 <th>Images</th></tr></thead><tbody>
 {% for row in classes %}<tr><th>{{ row.name }}</th>
@@ -92,7 +93,7 @@ it, those that were right.</p>
 <td class="number">{{ percent(row.precision) if row.precision is not none else "–" }}</td>
 <td class="number">{{ n(row.count) }}</td></tr>
 {% endfor %}</tbody></table></details>
-<details open><summary>Confusion matrix: what was answered for images of each class</summary>
+<details open><summary>Confusion matrix: what was answered for {{ things }} of each class</summary>
 <div class="sideways"><table class="confusion"><thead><tr><th>true ↓ answered →</th>
 {% for row in classes %}<th>{{ row.name }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in classes %}<tr><th>{{ row.name }}</th>
@@ -164,17 +165,17 @@ above over the whole run means a model of little use; noise far below, a large �
 
 CERTIFICATE = """{% if e and e.backend == "shared" %}
 <h2 id="encrypted">Inference in shares: the certificate</h2>
-<p>The finished model was asked {{ e.images }} test images in secret shares, by two processes of
-which each held a share of the model and of the image. ReLU and maxima are computed as they are.
-Their answers beside those of the model in the clear:</p>
+<p>The finished model was asked {{ e.images }} test {{ things }} in secret shares, by two processes
+of which each held a share of the model and of the question. ReLU and maxima are computed as they
+are. Their answers beside those of the model in the clear:</p>
 <table><tbody>
 <tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
-<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
+<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these {{ things }}</td></tr>
 <tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}; proved for every
 input: {{ "%.2g"|format(e.proved_logit_error) }}</td></tr>
 <tr><th>Security</th><td>what a worker receives is uniformly random, as long as no two of workers
 and provider collude</td></tr>
-<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms from an image to its logits</td></tr>
+<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms from a question to its logits</td></tr>
 <tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question, {{ n(e.answer_bytes) }} an answer;
 {{ e.exchanges }} exchanges between the workers, {{ n(e.exchanged_bytes) }} each way;
 {{ n(e.material_bytes) }} of material, ahead of time</td></tr>
@@ -182,14 +183,14 @@ and provider collude</td></tr>
 </tbody></table>
 {% elif e %}
 <h2 id="encrypted">Encrypted inference: the certificate</h2>
-<p>The finished model was asked {{ e.images }} test images under encryption, by a process that
+<p>The finished model was asked {{ e.images }} test {{ things }} under encryption, by a process that
 held the model and public keys only. Its answers beside those of the model in the clear:</p>
 <table><tbody>
 <tr><th>Same class as in the clear</th><td>{{ percent(e.agreement) }}</td></tr>
-<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these images</td></tr>
+<tr><th>Right</th><td>{{ percent(e.accuracy) }} of these {{ things }}</td></tr>
 <tr><th>Largest error of a logit</th><td>{{ "%.2g"|format(e.max_logit_error) }}</td></tr>
 <tr><th>Security</th><td>{{ e.security_bits }} bits (CKKS, ring-LWE)</td></tr>
-<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate an image</td></tr>
+<tr><th>Time</th><td>{{ "%.1f"|format(e.ms_per_image) }} ms to evaluate one {{ thing }}</td></tr>
 <tr><th>Bytes</th><td>{{ n(e.query_bytes) }} a question,
 {{ n(e.answer_bytes) }} an answer, {{ n(e.public_key_bytes) }} of public
 keys once</td></tr>

@@ -141,9 +141,19 @@ def plot_encrypted(
 
 
 def plot_holdings(
-    path: Path, *, counts: npt.NDArray[np.int64], clients: int = 60, holder: str = "client"
+    path: Path,
+    *,
+    counts: npt.NDArray[np.int64],
+    clients: int = 60,
+    holder: str = "client",
+    things: str = "images",
+    classes: str = "digit",
+    names: Sequence[str] = (),
 ) -> None:
-    """The labels of the first clients, or silos. Simulation only: this is their data."""
+    """The labels of the first clients, or silos. Simulation only: this is their data.
+
+    ``things`` is what they hold, ``classes`` what a label is called, ``names`` those of labels.
+    """
     shown = counts[:clients]
     with drawing(path, _WIDTH, 2.9) as figure:
         axis = figure.subplots()
@@ -155,15 +165,15 @@ def plot_holdings(
                 shown[:, label],
                 bottom=bottom,
                 width=1.0,
-                color=colours[label],
-                label=str(label),
+                color=colours[label % len(colours)],
+                label=names[label] if names else str(label),
             )
             bottom += shown[:, label]
         axis.set_title("Who holds what (simulation: not private)")
         axis.set_xlabel(f"{holder} (the first {len(shown)} of {len(counts):,})")
-        axis.set_ylabel("images")
+        axis.set_ylabel(things)
         axis.legend(
-            title="digit", ncol=1, bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False
+            title=classes, ncol=1, bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False
         )
 
 
@@ -204,8 +214,10 @@ def plot_noise(
         axis.set_ylabel("L2 norm of the sum")
 
 
-def label_counts(partitions: Partitions, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How many images of each label each client holds, (clients, 10)."""
+def label_counts(
+    partitions: Partitions, labels: npt.NDArray[np.int64], classes: int = 10
+) -> npt.NDArray[np.int64]:
+    """How many examples of each label each client holds, (clients, classes)."""
     return np.stack(
-        [np.bincount(labels[partitions.rows(k)], minlength=10) for k in range(len(partitions))]
+        [np.bincount(labels[partitions.rows(k)], minlength=classes) for k in range(len(partitions))]
     )

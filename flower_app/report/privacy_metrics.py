@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from flower_app.models.specs import RECIPES, SILO_RECIPES
 from flower_app.settings import Settings
 from privacy.accounting import (
     Adjacency,
@@ -45,7 +44,7 @@ def privacy_metrics(
 
 def tuning(settings: Settings) -> dict[str, Any]:
     """The cost of choosing hyper-parameters: nothing for a recipe, else unknown."""
-    recipe = asdict((SILO_RECIPES if settings.has_silos else RECIPES)[settings.model])
+    recipe = settings.recipe
     usual = asdict(Settings())
     expected = recipe | {name: usual[name] for name in _CHOSEN}
     changed = {
@@ -53,6 +52,11 @@ def tuning(settings: Settings) -> dict[str, Any]:
         for name, value in expected.items()
         if getattr(settings, name) != value
     }
+    if not changed and settings.task:
+        return {
+            "epsilon": 0.0,
+            "reason": "the app's own recipe for such models was chosen on made-up tables",
+        }
     if not changed:
         return {
             "epsilon": 0.0,

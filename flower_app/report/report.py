@@ -37,7 +37,10 @@ def write_report(
     page = environment.from_string(TEMPLATE).render(
         **(_about_silos if has_silos else _about_clients)(metrics),
         silos=has_silos,
-        one="record" if has_silos else "client",
+        one=_protected(metrics, has_silos=has_silos),
+        task=metrics["task"],
+        thing=metrics["task"]["things"][0] if metrics["task"] else "image",
+        things=metrics["task"]["things"][1] if metrics["task"] else "images",
         holder="silo" if has_silos else "client",
         played="step" if has_silos else "round",
         m=metrics,
@@ -68,17 +71,28 @@ def write_report(
     folder.file("report.html").write_text(page, encoding="utf-8")
 
 
+def _protected(metrics: Mapping[str, Any], *, has_silos: bool) -> str:
+    """What each of, ε is of."""
+    if not has_silos:
+        return "client"
+    return "person" if metrics["task"] and metrics["task"]["unit"] == "person" else "record"
+
+
 def _about_run(
     metrics: Mapping[str, Any], level: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """Who ran it and why, on what, for how long, and what the same ledger had paid before."""
     said, seconds = metrics["about"], metrics["seconds"]["total"]
+    task = metrics["task"]
     earlier = level["earlier"]
     rows = [
         ("Responsible", said["controller"] or "not said (setting controller)"),
         ("Contact", said["contact"]),
         ("Purpose", said["purpose"] or "not said (setting purpose)"),
         ("Data", f"{metrics['dataset']}, {level['unit']}"),
+        ("The model sees", ", ".join(task["inputs"]) if task else ""),
+        ("and answers", f"{task['target']}: {', '.join(task['classes'])}" if task else ""),
+        ("Tested on", _tested_on(task) if task else ""),
         (
             "Duration",
             f"not said: it would show how long {config['mode']} took"
@@ -95,6 +109,12 @@ def _about_run(
         ),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _tested_on(task: Mapping[str, Any]) -> str:
+    """Whose examples the accuracies are of: no noise hides those."""
+    whose = task["test"] or f"those kept for testing in this simulation ({task['test_share']:g})"
+    return f"{whose}; the accuracies of this page hold no noise for them"
 
 
 def _compared(accuracy: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flower_app.errors import SettingError, counted, wrong
 from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
+from flower_app.tasks import Task, read_task
 from privacy.files import replacement, write_durably
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ NOT_ABSOLUTE = (
     "it must be an absolute path, since the server does not run where you typed the command"
 )
 _METRICS = "metrics.json"
+TASK_FILE = "task.toml"
+"""In the results of a run on a task of the user's: a copy of its file."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ def closing_lines(folder: Path) -> list[str]:
     unit = "client" if "client_level" in privacy else "record"
     level = privacy[f"{unit}_level"]
     spent = level["epsilon"]
+    things = metrics["task"]["things"] if metrics["task"] else ("image", "images")
+    one = f"{'an' if things[0] == 'image' else 'a'} {things[0]}"
     lines = [
         f"Test accuracy {100 * metrics['accuracy']['test']:.2f} %",
         "ε = ∞: this run is not private"
@@ -164,10 +169,10 @@ def closing_lines(folder: Path) -> list[str]:
         shared = encrypted.get("backend") == "shared"
         lines.append(
             f"{'Inference in shares' if shared else 'Encrypted inference'}: "
-            f"{counted(encrypted['images'], 'image')}, "
+            f"{counted(encrypted['images'], *things)}, "
             f"{100 * encrypted['accuracy']:.2f} % right, "
             f"{100 * encrypted['agreement']:.2f} % as in the clear, "
-            f"{encrypted['ms_per_image']:.1f} ms an image, "
+            f"{encrypted['ms_per_image']:.1f} ms {one}, "
             + ("two workers" if shared else f"{encrypted['security_bits']} bits")
         )
     return [*lines, f"Results: {folder}", where_to_look(folder)]
@@ -194,9 +199,31 @@ def trained_model(results: Path) -> tuple[str, Path]:
             f"{results} is not the folder of a run (config.json cannot be read); train one with "
             "`python -m flower_app run` and give results/latest"
         ) from error
-    if name not in MODELS or not weights.is_file():
+    known = name in MODELS or results.joinpath(TASK_FILE).is_file()
+    if not known or not weights.is_file():
         raise SettingError(f"{results} holds no model of this app; give a finished run's folder")
     return name, weights
+
+
+def task_beside(weights: Path) -> Task | None:
+    """The task whose model the weights in a results folder are; None for a model of the app's.
+
+    Raises
+    ------
+    SettingError
+        If the folder's files are not those of one run.
+    """
+    file = weights.with_name(TASK_FILE)
+    if not file.is_file():
+        return None
+    try:
+        recorded = json.loads(weights.with_name("config.json").read_text())["task"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise SettingError(
+            f"{file.parent} holds a task.toml and no config.json that names it; keep the files of "
+            "a run together"
+        ) from error
+    return read_task(file, home=Path(recorded).parent)
 
 
 def _unusable(root: Path, why: str) -> SettingError:

@@ -18,7 +18,7 @@ def silo_metrics(settings: Settings, report: PrivacyReport, paid: LedgerContents
     curator = report.noise_multiplier / (report.sampling_rate * report.population)
     record_level = report.as_dict() | {
         "covers": "all runs that share the ledger" if settings.ledger else "this run alone",
-        "unit": "one record of one silo: an image with its label",
+        "unit": _unit(settings),
         "trusted": f"at least {honest} silos, to follow the protocol, to add their shares of the "
         "noise and to keep their draws to themselves; the server, to follow the protocol, though "
         "it reads everything",
@@ -34,6 +34,15 @@ def silo_metrics(settings: Settings, report: PrivacyReport, paid: LedgerContents
         **in_other_words(report, paid),
     }
     return {"record_level": record_level, "tuning": tuning(settings)}
+
+
+def _unit(settings: Settings) -> str:
+    task = settings.own_task
+    if task is None:
+        return "one record of one silo: an image with its label"
+    if task.person:
+        return f"one person of one silo ({task.person}), with all of that person's rows there"
+    return f"one {task.things[0]} of one silo, with its class"
 
 
 def observers(record_level: dict[str, Any]) -> list[dict[str, Any]]:

@@ -60,9 +60,11 @@ wrongly suspects 10 %, at most <strong>{{ percent(c.attack_success["0.1"]) }}</s
 {% if c.gaussian_dp_mu is not none %}At this δ and every larger one the run is no less private than
 one Gaussian release whose two worlds are μ = {{ number(c.gaussian_dp_mu) }} standard deviations
 apart.{% endif %}</p>
-{% if silos %}
-<p>The images name no persons, so a person with k records is protected at k times this ε, and at a
-δ that is up to k·e<sup>(k−1)ε</sup> times as large.</p>
+{% if silos and task and task.unit == "person" %}
+<p>All rows of one person in a silo are protected together; a person in two silos counts as two.</p>
+{% elif silos %}
+<p>The {{ things }} name no persons, so a person with k records is protected at k times this ε, and
+at a δ that is up to k·e<sup>(k−1)ε</sup> times as large.</p>
 {% else %}
 <p>{% if c.sampling == "full" or c.sampling_rate == 1 %}Every client was asked in every round, so ε
 needs no secrecy about who was drawn{% elif c.sampling == "cyclic-groups" %}Clients took part in

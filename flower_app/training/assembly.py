@@ -11,9 +11,8 @@ from pathlib import Path
 
 from flwr.supercore import log
 
-from flower_app.data import Dataset, load_dataset, load_partitions
+from flower_app.data import Dataset
 from flower_app.errors import SettingError, counted, wrong
-from flower_app.models.specs import MODELS
 from flower_app.report.compared import compared_run
 from flower_app.report.results_folder import NOT_ABSOLUTE, ResultsFolder, results_root
 from flower_app.settings import Settings, is_folder, kebab
@@ -22,6 +21,7 @@ from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting
 from flower_app.training.silos import check_silos, silo_strategy
 from flower_app.training.tracking import check_tracking
+from flower_app.training.work import check_ranges, dataset_of, parameter_count, partitions_of
 from privacy.accounting import Budget, Event, Full
 from privacy.accounting.errors import LedgerError
 from privacy.mechanisms import LatticeGaussian
@@ -87,6 +87,7 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
     DataError
         If the data set cannot be had.
     """
+    check_ranges(settings.own_task)
     population = silos_of(settings, nodes) if settings.has_silos else population_of(settings, nodes)
     size = _size(population)
     if settings.min_available_nodes > size:
@@ -117,15 +118,15 @@ def check_run(settings: Settings, *, nodes: int) -> Assembled:
         strategy = make_strategy(settings, population, ledger=copy, checkpoint=None, shown=ledger)
         with _in_the_settings_words(copy, ledger):
             try:
-                strategy.check_budget(settings.rounds, MODELS[settings.model].parameters)
+                strategy.check_budget(settings.rounds, parameter_count(settings))
             except BudgetError as error:
                 raise refused_budget(settings, error, used=copy, shown=ledger) from error
     if settings.record_epsilon:
         record_protection(settings)  # every client works it out again, and would decline the run
-    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
+    dataset = dataset_of(settings)
     if not settings.deployed:
         with _in_the_settings_words():
-            load_partitions(settings.partition_spec(size), dataset)
+            partitions_of(settings, dataset, size)
     return Assembled(population, dataset)
 
 

@@ -12,6 +12,8 @@ from flwr.app import Context
 
 from flower_app.errors import DeclinedError, SettingError, wrong
 from flower_app.settings import SECURE_AGGREGATION, Settings, without_former_names
+from flower_app.tasks import read_task
+from flower_app.training.work import check_ranges
 from privacy.accounting import Budget, Full, GaussianRelease, calibrate_noise_multiplier
 from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, NoisyCount, NominalCount
 
@@ -21,6 +23,7 @@ _LEDGER = "record-ledger.jsonl"
 _LEDGER_BEFORE = "record-ledger.json"  # of earlier versions; `ClientLedger` says what to do with it
 
 _COUNT_NOISE = 10.0  # records; the noise on a count that is sent beside record-level noise
+UNDONE = "this node could not do its part; its owner finds why in its log"
 OWN_PREFIX = "x-"  # of the owner's keys for other programs
 
 
@@ -55,6 +58,7 @@ _AT_LEAST_ZERO = _number("a finite number of at least 0", lambda value: value >=
 
 NODE_KEYS: Mapping[str, _Kind] = {
     "policy": _TEXT,
+    "task": _TEXT,
     "data-dir": _TEXT,
     "state-dir": _TEXT,
     "test-dir": _TEXT,
@@ -179,13 +183,38 @@ def run_settings(context: Context) -> Settings:
         If they are wrong, or call a node that has data of its own a simulated one.
     """
     deployed = is_deployed(context)
+    task = _own_task(context) if deployed else ""
     try:
-        settings = Settings.of_client(context.run_config, deployed=deployed)
+        settings = Settings.of_client(context.run_config, deployed=deployed, task=task)
     except SettingError as error:
+        if task:  # it names the node's own file
+            raise DeclinedError(UNDONE, str(error)) from error
         raise DeclinedError(str(error)) from error
     if deployed and not settings.deployed:
         raise DeclinedError("deployed = False is wrong; this node is no simulated one")
     return settings
+
+
+def _own_task(context: Context) -> str:
+    """The file of a deployed node's task; "" where its data are of a data set.
+
+    Raises
+    ------
+    DeclinedError
+        If the run is of the other kind, or nobody confirmed that the task's ranges are public.
+    """
+    node = context.node_config
+    if bool(context.run_config.get("task")) is not ("task" in node):
+        own = "a task of its own" if "task" in node else "a data set"
+        raise DeclinedError(f"this node takes part in runs of {own} alone")
+    if "task" not in node:
+        return ""
+    try:
+        path = own_folder(node, "task", "task.toml")
+        check_ranges(read_task(path))
+    except SettingError as error:
+        raise DeclinedError(UNDONE, str(error)) from error
+    return str(path)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from flwr.supercore import log
 
 from flower_app.errors import SettingError, wrong
-from flower_app.report.results_folder import ResultsFolder
+from flower_app.report.results_folder import TASK_FILE, ResultsFolder
 from flower_app.report.software import software
 from flower_app.settings import Settings, is_folder, without_former_names, write_run_config
 
@@ -68,6 +68,9 @@ def folder_of_run(settings: Settings, run_id: int, *, population: int) -> Result
     if not settings.deployed and not settings.has_silos:
         config["population"] = population  # the number of nodes: a resumed run needs as many
     folder.write_json("config.json", config | {_SOFTWARE: software()})
+    task = settings.own_task
+    if task:
+        folder.file(TASK_FILE).write_text(task.text, encoding="utf-8")
     write_run_config(config | {"resume": str(folder.path)}, folder.resumption)
     return folder
 
@@ -126,6 +129,14 @@ def check_resumed(settings: Settings, *, population: int) -> None:
     """
     folder = Path(settings.resume)
     recorded = _recorded_settings(folder)
+    task = settings.own_task
+    if task and task.text != _text(ResultsFolder(folder).file(TASK_FILE)):
+        raise wrong(
+            "task",
+            settings.task,
+            f"it has changed since the run in {folder} began: put back the one that lies there, "
+            f"{TASK_FILE}",
+        )
     now = settings.as_config()
     if not settings.deployed and not settings.has_silos:
         now["population"] = population
@@ -137,6 +148,13 @@ def check_resumed(settings: Settings, *, population: int) -> None:
                 f"{shlex.quote(str(run.resumption))}"
             )
             raise _differs(name, value, recorded[name], folder, how)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _resolved(text: str) -> Path:

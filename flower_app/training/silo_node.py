@@ -8,19 +8,25 @@ import torch
 from flwr.app import Context, Message
 from torch import nn
 
-from flower_app.data import load_client_folder, load_dataset, load_inputs, load_partitions
 from flower_app.errors import DeclinedError
-from flower_app.models.build import build_model
-from flower_app.models.specs import MODELS
 from flower_app.settings import Settings
+from flower_app.tasks import Examples, Task, node_examples, read_holdings
 from flower_app.training.node_policy import OWN_PREFIX, own_folder, simulated_place, wrong_key
-from flower_app.training.silos import HELD_OUT
+from flower_app.training.silos import HELD_OUT, unit
+from flower_app.training.work import (
+    check_same_task,
+    dataset_of,
+    inputs_of,
+    model_of,
+    own_examples,
+    partitions_of,
+)
 from privacy.training import DataPolicy, Persons
 from strategies import SiloTask, answer_silo
 
 POLICY = "policy"
 # All that a silo's owner configures; the limits stand in the policy's file.
-_KEYS = frozenset({POLICY, "data-dir", "test-dir", "partition-id", "num-partitions"})
+_KEYS = frozenset({POLICY, "task", "data-dir", "test-dir", "partition-id", "num-partitions"})
 
 
 def check_mode(node: Mapping[str, Any], settings: Settings) -> None:
@@ -50,6 +56,7 @@ def answer(message: Message, context: Context, settings: Settings) -> Message:
     A deployed node's policy is its owner's file; a simulated silo, which protects nobody, allows
     what the run asks for.
     """
+    check_same_task(message, settings)
     task = partial(_task, settings, context)
     if settings.deployed:
         return answer_silo(message, context, task=task, policy=str(context.node_config[POLICY]))
@@ -58,7 +65,7 @@ def answer(message: Message, context: Context, settings: Settings) -> Message:
         dataset=f"{settings.dataset}, partition {silo}",
         max_epsilon=settings.epsilon,
         max_delta=settings.delta,
-        unit="row",
+        unit=unit(settings),
         colluders=settings.colluders,
         min_silos=max(3, 2 * settings.colluders),
     )
@@ -66,9 +73,11 @@ def answer(message: Message, context: Context, settings: Settings) -> Message:
 
 
 def _task(settings: Settings, context: Context) -> SiloTask:
+    own = settings.own_task
     tested = not settings.deployed or "test-dir" in context.node_config
+    tested = tested or bool(own and own.test_share)
     return SiloTask(
-        model=build_model(settings.model),
+        model=model_of(settings),
         loss=nn.functional.cross_entropy,
         persons=partial(_records, settings, context, test=False),
         test_persons=partial(_records, settings, context, test=True) if tested else None,
@@ -81,16 +90,36 @@ def _records(settings: Settings, context: Context, *, test: bool) -> Persons:
     A simulated silo's images are told apart by their own numbers, so that one more or less moves
     no other.
     """
-    kind = MODELS[settings.model].kind
+    task = settings.own_task
+    if task:
+        return _persons(task, _task_examples(task, settings, context, test=test))
     if settings.deployed:
         key, purpose = (
             ("test-dir", "this node's test images") if test else ("data-dir", "this node's data")
         )
-        data = load_client_folder(own_folder(context.node_config, key, purpose), kind)
+        data = own_examples(settings, own_folder(context.node_config, key, purpose))
         return Persons((torch.from_numpy(data.inputs), torch.from_numpy(data.labels)))
     silos, silo = simulated_place(context)
-    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
-    rows = load_partitions(settings.partition_spec(silos), dataset).rows(silo)
+    dataset = dataset_of(settings)
+    rows = partitions_of(settings, dataset, silos).rows(silo)
     rows = rows[(rows % HELD_OUT == 0) == test]
-    inputs = load_inputs(dataset, kind).train(rows)
+    inputs = inputs_of(settings, dataset).train(rows)
     return Persons((torch.from_numpy(inputs), torch.from_numpy(dataset.train.labels[rows])))
+
+
+def _task_examples(task: Task, settings: Settings, context: Context, *, test: bool) -> Examples:
+    """The silo's own rows; a node without a place for tests keeps persons of its own apart."""
+    if not settings.deployed:
+        _, silo = simulated_place(context)
+        held = read_holdings(task)
+        return (held.testing if test else held.training)[silo]
+    node = context.node_config
+    if test and "test-dir" in node:
+        return node_examples(task, own_folder(node, "test-dir", "this node's test data"))
+    place = own_folder(node, "data-dir", "this node's data")
+    return node_examples(task, place, test=test, apart="test-dir" not in node)
+
+
+def _persons(task: Task, examples: Examples) -> Persons:
+    data = torch.tensor(examples.inputs), torch.tensor(examples.labels)
+    return Persons(data, person_ids=examples.keys if task.person else None)

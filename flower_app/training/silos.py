@@ -1,6 +1,7 @@
 """A run over silos: what its settings describe, and the strategy that plays it."""
 
 from pathlib import Path
+from typing import Literal
 
 from flower_app.data import TRAIN_SIZE
 from flower_app.errors import SettingError, counted, wrong
@@ -85,7 +86,7 @@ def silo_strategy(
     return DistributedDPSGD(
         silos=few_silos(settings),
         persons=number_of_records(settings),
-        unit="row",
+        unit=unit(settings),
         sampling_rate=settings.record_sampling_rate,
         clipping_norm=settings.clipping_norm,
         noise_multiplier=settings.noise_multiplier or None,
@@ -98,6 +99,12 @@ def silo_strategy(
         on_round=on_round,
         stage_timeout=settings.round_timeout,
     )
+
+
+def unit(settings: Settings) -> Literal["person", "row"]:
+    """What the run protects: a row, or with a task that names persons a person."""
+    task = settings.own_task
+    return "person" if task and task.person else "row"
 
 
 def number_of_records(settings: Settings) -> int:

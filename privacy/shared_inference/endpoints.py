@@ -10,7 +10,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.arguments import shown
+from privacy.arguments import convert, shown, whole
 from privacy.shared_inference.errors import LinkError
 from privacy.shared_inference.link import Link
 
@@ -23,6 +23,9 @@ class Address:
 
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        convert(self, "port", whole, least=0, most=MAX_PORT)
 
     @classmethod
     def parse(cls, text: str) -> "Address":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
-from privacy.arguments import number, whole
+from privacy.arguments import convert, number, whole
 from privacy.shared_inference.between import Between
 from privacy.shared_inference.endpoints import Address, call, welcome
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
@@ -49,9 +49,9 @@ class WorkerLimits:
     exchange_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        whole("connections", self.connections, least=2)
+        convert(self, "connections", whole, least=2)
         for name in ("idle_seconds", "patience", "exchange_seconds"):
-            number(name, getattr(self, name), above=0)
+            convert(self, name, number, above=0)
 
 
 class WorkerServer:

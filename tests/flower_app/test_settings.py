@@ -168,7 +168,7 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"lr": 0.1}, ["here it is local-learning-rate"]),
         ({"batch_size": 32}, ["here it is local-steps (each step takes all"]),
         ({"noise-scale": 1.1}, ["here it is noise-multiplier"]),
-        ({"xyz": 1}, ["xyz", "the settings are dataset, data-dir"]),
+        ({"xyz": 1}, ["xyz", "the settings are task, dataset, data-dir"]),
         ({"partition-seed": -1}, ["partition-seed", "-1", "at least 0"]),
         ({"population-file": "/no/such/file", "deployed": True}, ["population-file", "exists"]),
         ({"population-file": "/etc/hostname"}, ["population-file", "left out in a simulation"]),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
+import zstandard
 from numpy.typing import NDArray
 from tenseal import sealapi as seal
 
@@ -176,7 +176,7 @@ def _decompressed(content: bytes) -> bytes:
     # than letting it grow.
     buffer = memoryview(bytearray(2 * len(content) + 1024))
     filled = 0
-    with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as plain:
+    with zstandard.ZstdDecompressor().stream_reader(content) as plain:
         while filled < len(buffer) and (count := plain.readinto(buffer[filled:])):
             filled += count
         return bytes(buffer[:filled]) + bytes(plain.read())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.imports import needing
 from privacy.inference.ckks import _elementwise as elementwise
 from privacy.inference.ckks.ciphertexts import Ciphertext, Parts, Plaintext, Residues
 from privacy.inference.ckks.ring import Ring
@@ -40,7 +41,8 @@ class SecretKey:
 
     @cached_property
     def _seal(self) -> "SealKeys":
-        from privacy.inference.ckks.seal_keys import SealKeys
+        with needing("a secret key", extra="owner"):
+            from privacy.inference.ckks.seal_keys import SealKeys
 
         return SealKeys(self._ring.degree, self._ring.primes, self._given)
 

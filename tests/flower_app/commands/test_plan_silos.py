@@ -53,6 +53,9 @@ def test_one_json_object_has_the_question_and_the_options(
     document = json.loads(capsys.readouterr().out)
     assert document["question"]["silos"]["colluders"] == 3
     assert document["options"][0]["steps"] == 20
+    # Measured were 50,000 records, and no fewer of its silos could be absent or collude.
+    assert document["accuracy"]["at_least"] is None
+    assert document["accuracy"]["at_most"]["records"] == 50_000
 
 
 def test_a_budget_that_no_noise_reaches_is_answered_as_that(

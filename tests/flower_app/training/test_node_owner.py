@@ -17,7 +17,7 @@ from torch import nn
 from flower_app import client_app
 from flower_app.data import encode, load_client_folder
 from flower_app.models.build import build_model
-from flower_app.settings import PATHS_OF_THE_SERVER
+from flower_app.settings import PATHS_OF_THE_SERVER, Settings
 from privacy.accounting import Full, GaussianRelease, Repeated, epsilon, read_ledger
 from privacy.training import ClientLedger
 from strategies import Budget, DPFedAvg, InProcessGrid, PrivateResult
@@ -441,18 +441,18 @@ def test_a_node_that_fails_on_its_records_answers_and_pays_as_any_other(
 
     usual = answers(tmp_path / "usual")
     assert usual == ([False] * ROUNDS + [True] * 2, ROUNDS)
-    build = client_app.build_model
+    build = client_app.model_of
 
     def wants_memory(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         if len(inputs[0]) == 50:  # the trial before has fewer records
             raise MemoryError
 
-    def failing(name: str) -> nn.Module:
-        model = build(name)
+    def failing(settings: Settings) -> nn.Module:
+        model = build(settings)
         model.register_forward_pre_hook(wants_memory)
         return model
 
-    monkeypatch.setattr(client_app, "build_model", failing)
+    monkeypatch.setattr(client_app, "model_of", failing)
     assert answers(tmp_path / "failing") == usual
 
 

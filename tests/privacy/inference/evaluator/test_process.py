@@ -62,7 +62,7 @@ def test_a_process_answers_one_owner_after_the_other(
 
 def test_an_evaluators_process_does_without_tenseal(compiled: CompiledModel) -> None:
     """From compiling to the answer: where importing it fails, everything works."""
-    nothing = "import sys; sys.modules.update(tenseal=None, pyarrow=None)"
+    nothing = "import sys; sys.modules.update(tenseal=None, zstandard=None)"
     with start_process(small_model, first=nothing) as running:
         owner = DataOwner(running.plan)
         running.use_keys(owner.public_material())

@@ -51,12 +51,12 @@ def test_a_file_on_a_disk_asks_where_files_may(
 def test_a_script_that_was_changed_in_the_file_does_not_run(context: Any, tmp_path: Path) -> None:
     text = replace(PAGE, service="https://localhost:9").single_file.decode()
     for place, says in (
-        ("export class Vault", "does not start"),  # a module
+        ("export class NumbersForm", "does not start"),  # a module of the page
         ("const page = JSON.parse(", "^Starting"),  # the script that starts them
     ):
         assert text.count(place) == 1
         file = tmp_path / "page.html"
-        file.write_text(text.replace(place, f"globalThis.changed = 1;{place}", 1))
+        file.write_text(text.replace(place, f"globalThis.changed = 1;\n{place}", 1))
         page = context.new_page()
         page.goto(file.as_uri())
         status(page, re.compile(says))

@@ -1,0 +1,162 @@
+"""Columns of a table: a number with its public range, or one of public categories.
+
+What a row becomes depends on the columns' public description and on that row alone: no mean, no
+list of values seen, nothing of another row.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+"""Cells without a value, in lower case."""
+
+
+@dataclass
+class Changes:
+    """What of a column was not taken as it stood: how often, and an example.
+
+    ``missing`` cells, numbers ``beyond`` the range, other cells that are ``unknown``, and numbers
+    ``converted`` from a decimal comma.
+    """
+
+    missing: int = 0
+    beyond: int = 0
+    unknown: int = 0
+    converted: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def count(self, kind: str, cell: str, line: int) -> None:
+        """Count a cell."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        self.examples.setdefault(kind, f"{cell[:40]!r} in line {line}" if cell else f"line {line}")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from ``low`` to ``high``; a missing one is taken as the middle."""
+
+    name: str
+    low: float
+    high: float
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of what a model sees."""
+        return (self.name,)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value of each feature."""
+        return self.low, self.high
+
+    def encoded(
+        self, cells: Sequence[str], lines: Sequence[int], *, commas: bool
+    ) -> tuple[NDArray[np.float64], Changes]:
+        """The column as numbers, shape (rows, 1), and what was changed."""
+        values, changes = np.empty((len(cells), 1)), Changes()
+        middle = self.low / 2 + self.high / 2
+        for row, (cell, line) in enumerate(zip(cells, lines, strict=True)):
+            values[row] = self._number(cell, line, changes, commas=commas, middle=middle)
+        return values, changes
+
+    def _number(
+        self, cell: str, line: int, changes: Changes, *, commas: bool, middle: float
+    ) -> float:
+        if cell.lower() in MISSING:
+            changes.count("missing", "", line)
+            return middle
+        value = as_number(cell)
+        if value is None and commas and (value := as_number(cell.replace(",", ".", 1))) is not None:
+            changes.count("converted", cell, line)
+        if value is None or math.isnan(value):
+            changes.count("unknown", cell, line)
+            return middle
+        if not self.low <= value <= self.high:
+            changes.count("beyond", cell, line)
+        return min(max(value, self.low), self.high)
+
+    def notes(self, changes: Changes) -> list[str]:
+        """The changes in words."""
+        middle = f"taken as the middle of its range, {self.low / 2 + self.high / 2:g}"
+        ends = f"[{self.low:g}, {self.high:g}]"
+        return _notes(
+            self.name,
+            changes,
+            missing=f"missing, {middle}",
+            unknown=f"no number, {middle}",
+            beyond=f"beyond its range {ends}, brought to its nearer end",
+            converted="written with a decimal comma, read as numbers",
+        )
+
+
+@dataclass(frozen=True)
+class Category:
+    """One of some values, as text: a feature of 0 or 1 for each. A missing one has zeros alone."""
+
+    name: str
+    values: tuple[str, ...]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of what a model sees."""
+        return tuple(f"{self.name} = {value}" for value in self.values)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value of each feature."""
+        return 0.0, 1.0
+
+    def encoded(
+        self, cells: Sequence[str], lines: Sequence[int], *, commas: bool
+    ) -> tuple[NDArray[np.float64], Changes]:
+        """The column as numbers, shape (rows, categories), and what was changed."""
+        known = {canonical(value): place for place, value in enumerate(self.values)}
+        values, changes = np.zeros((len(cells), len(self.values))), Changes()
+        for row, (cell, line) in enumerate(zip(cells, lines, strict=True)):
+            place = known.get(canonical(cell))
+            if place is not None:
+                values[row, place] = 1.0
+            elif cell.lower() in MISSING:
+                changes.count("missing", "", line)
+            else:
+                changes.count("unknown", cell, line)
+        return values, changes
+
+    def notes(self, changes: Changes) -> list[str]:
+        """The changes in words."""
+        return _notes(
+            self.name,
+            changes,
+            missing="missing, taken as none of its categories",
+            unknown=f"none of its categories ({', '.join(self.values)}), taken as missing",
+        )
+
+
+Column = Number | Category
+
+
+def canonical(cell: str) -> str:
+    """A category's text as it is compared: ``1``, ``1.0`` and ``01`` are one."""
+    value = as_number(cell)
+    return cell.strip() if value is None or not math.isfinite(value) else f"{value:.17g}"
+
+
+def as_number(cell: str) -> float | None:
+    """The number that a cell holds; None if it is none, such as Python's ``1_000``."""
+    try:
+        return float(cell) if "_" not in cell else None
+    except ValueError:
+        return None
+
+
+def _notes(name: str, changes: Changes, **words: str) -> list[str]:
+    return [
+        f"{name}: {number:,} {'value is' if number == 1 else 'values are'} {text} "
+        f"(such as {changes.examples[kind]})"
+        for kind, text in words.items()
+        if (number := getattr(changes, kind))
+    ]

@@ -1,0 +1,219 @@
+"""A first ``task.toml`` from somebody's table, with each guess in words for its owner to check."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flower_app.errors import DataError
+from flower_app.tasks.columns import MISSING, Category, Column, Number, as_number, canonical
+from flower_app.tasks.tables import read_cells
+
+_MOST_CATEGORIES = 20
+_MOSTLY = 0.95  # of the cells that are not missing
+_MANY_CLIENTS = 50
+_TEST_SHARE = 0.2
+_TARGETS = ("target", "label", "class", "outcome", "diagnosis", "result", "y")
+_CLIENTS = (
+    *("client", "site", "hospital", "clinic", "centre", "center", "household", "user", "customer"),
+    *("device", "branch", "school", "region"),
+)
+_PERSONS = ("person", "patient", "subject", "participant", "member", "pid")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The text of a ``task.toml``, and what was guessed for it, line by line."""
+
+    text: str
+    lines: tuple[str, ...]
+
+
+def guess_task(
+    table: Path, *, written_as: str, target: str = "", client: str = "", person: str = ""
+) -> Guess:
+    """Guess a task from a table.
+
+    Parameters
+    ----------
+    table : Path
+    written_as : str
+        The table's path as ``task.toml`` is to name it.
+    target, client, person : str
+        Columns that somebody named; "" to guess them.
+
+    Raises
+    ------
+    DataError
+        If the table has no such column, or none could be guessed.
+    """
+    header, rows = read_cells(table)
+    if not rows:
+        raise DataError(f"{table} has no row below its names")
+    cells = {name: [row[place] for row in rows] for place, name in enumerate(header)}
+    for option, name in (("target", target), ("client-column", client), ("person-column", person)):
+        if name and name not in cells:
+            raise DataError(f"--{option} {name!r} is no column; it has {', '.join(header)}")
+    lines: list[str] = []
+    client = client or _named(cells, _CLIENTS, lines, "says which client holds a row")
+    person = person or _named(cells, _PERSONS, lines, "says whose a row is")
+    target = target or _target(cells, {client, person}, lines)
+    if not client:
+        raise DataError(
+            f"{table}: no column says which client (or hospital, or household) holds a row; name "
+            f"it with --client-column, one of {', '.join(header)}"
+        )
+    columns: list[Column] = []
+    for name in header:
+        if name not in (client, person, target):
+            column, why = _column(name, cells[name])
+            lines.append(f"{name}: {why}")
+            columns += [column] if column else []
+    classes = _different(cells[target])
+    if not 2 <= len(classes) <= _MOST_CATEGORIES:
+        raise DataError(
+            f"{table}: {target!r} has {len(classes)} different values; a target has 2 to "
+            f"{_MOST_CATEGORIES} classes: name another with --target"
+        )
+    if not columns:
+        raise DataError(f"{table} has no column that a model could see")
+    clients = len(_different(cells[client]))
+    many = clients >= _MANY_CLIENTS
+    lines.append(
+        f"mode: {clients:,} clients, so "
+        + ("clients (each is hidden with all it holds)" if many else "silos (persons are hidden)")
+    )
+    units = len(_different(cells[person])) if person else len(rows)
+    privacy = (
+        'mode = "clients"\n'
+        if many
+        else f'mode = "silos"\nsilos = {clients}\n'
+        f"persons = {_round(units * (1 - _TEST_SHARE))}  # to train on; a round number, no count\n"
+    )
+    return Guess(
+        task_text(
+            name=table.stem,
+            data=f"table = {_quoted(written_as)}\n"
+            f"client-column = {_quoted(client)}\n"
+            + (f"person-column = {_quoted(person)}\n" if person else "")
+            + f"test-share = {_TEST_SHARE}\n"
+            "# Ranges and categories below were read from the data: they are not public. Replace\n"
+            "# each by what is known without looking, then write true: until then run refuses.\n"
+            "ranges-are-public = false\n",
+            columns=columns,
+            target=target,
+            classes=classes,
+            privacy=privacy,
+        ),
+        tuple(lines),
+    )
+
+
+def task_text(
+    *,
+    name: str,
+    data: str,
+    columns: Sequence[Column],
+    target: str,
+    classes: Sequence[str],
+    privacy: str,
+    controller: str = "",
+    purpose: str = "",
+    names: Sequence[str] = (),
+) -> str:
+    """The text of a ``task.toml``; ``data`` and ``privacy`` are lines of it."""
+    written = "".join(f"{_key(column.name)} = {_range(column)}\n" for column in columns)
+    return (
+        f"name = {_quoted(name)}\n"
+        f"controller = {_quoted(controller or 'who answers for the data, and an address')}\n"
+        f"purpose = {_quoted(purpose or 'why the model is trained')}\n"
+        'model = "logistic"  # or "mlp", or "module:function" of your own\n\n'
+        f"[data]\n{data}\n"
+        f"[columns]\n{written}\n"
+        f"[target]\ncolumn = {_quoted(target)}\nclasses = {_list(classes)}\n"
+        + (f"names = {_list(names)}\n" if names else "")
+        + f"\n[privacy]\n{privacy}epsilon = 3.0\ndelta = 1e-5\n"
+    )
+
+
+def _named(cells: dict[str, list[str]], names: Sequence[str], lines: list[str], role: str) -> str:
+    for column in cells:
+        words = column.lower().replace("-", "_").replace(" ", "_").split("_")
+        if any(name in words for name in names) and len(_different(cells[column])) > 2:
+            lines.append(f"{column}: {role}, by its name")
+            return column
+    return ""
+
+
+def _target(cells: dict[str, list[str]], taken: set[str], lines: list[str]) -> str:
+    """The column to predict: by its name, or the last one with few values."""
+    few = [
+        name
+        for name, column in cells.items()
+        if name not in taken and 2 <= len(_different(column)) <= _MOST_CATEGORIES
+    ]
+    if not few:
+        raise DataError("no column has few values, as a target has; name one with --target")
+    named = [name for name in few if name.lower() in _TARGETS]
+    target = named[0] if named else few[-1]
+    lines.append(
+        f"{target}: the target, "
+        + ("by its name" if named else "the last column with few values (--target names another)")
+    )
+    return target
+
+
+def _column(name: str, cells: Sequence[str]) -> tuple[Column | None, str]:
+    known = [cell for cell in cells if cell.lower() not in MISSING]
+    missing = f", {len(cells) - len(known):,} missing" * (len(known) < len(cells))
+    different = _different(known)
+    if len(different) < 2:
+        return None, "left out, it has one value"
+    numbers = [
+        value for cell in known if (value := as_number(cell)) is not None and math.isfinite(value)
+    ]
+    if len(numbers) >= _MOSTLY * len(known):
+        low, high = min(numbers), max(numbers)
+        if len(set(numbers)) == len(cells) and name.lower().split("_")[-1] in ("id", "index", ""):
+            return None, "left out, its values number the rows"
+        return Number(name, low, high), f"a number from {low:g} to {high:g}{missing}"
+    if len(different) <= _MOST_CATEGORIES:
+        return Category(name, tuple(different)), f"one of {', '.join(different)}{missing}"
+    return None, f"left out, it has {len(different):,} different texts"
+
+
+def _different(cells: Sequence[str]) -> list[str]:
+    """The values that occur, each as it is written first, in order."""
+    values: dict[str, str] = {}
+    for cell in cells:
+        if cell.lower() not in MISSING:
+            values.setdefault(canonical(cell), cell)
+    return sorted(values.values(), key=lambda text: (as_number(text) or 0.0, text))
+
+
+def _round(number: float) -> int:
+    """Two digits, downwards."""
+    unit = 1
+    while number >= 100 * unit:
+        unit *= 10
+    return max(1, int(number) // unit * unit)
+
+
+def _range(column: Column) -> str:
+    if isinstance(column, Number):
+        return f"[{column.low:.15g}, {column.high:.15g}]"
+    return _list(column.values)
+
+
+def _list(values: Sequence[str]) -> str:
+    return f"[{', '.join(map(_quoted, values))}]"
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if bare else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,162 @@
+"""A task from ``new`` to an encrypted answer: every command that a user types, on one project."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flower_app.__main__ import main
+from flower_app.errors import SettingError
+from flower_app.report.results_folder import ResultsFolder
+from flower_app.settings import Settings
+from flower_app.tasks import read_holdings, read_task
+from flower_app.training.assembly import check_run
+from tests.flower_app.app_runs import Run, run_app
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("new") / "project"
+    assert main(["new", str(folder)]) == 0
+    return folder / "task.toml"
+
+
+@pytest.fixture(scope="module")
+def run(task: Path) -> Run:
+    return run_app(
+        task.parent / "results",
+        nodes=320,
+        task=str(task),
+        rounds=4,
+        sampling_rate=0.3,
+        server_learning_rate=20.0,
+        encrypted_test_images=10,
+    )
+
+
+def test_the_project_is_good_and_planned(task: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-data", str(task)]) == 0
+    assert "320 clients with" in capsys.readouterr().out
+    assert main(["plan", "--task", str(task), "--rounds", "6", "--sampling-rates", "0.3"]) == 0
+    assert "logistic on visits, N = 320 clients, ε = 3 at δ = 1e-05" in capsys.readouterr().out
+
+
+def test_the_run_learns_and_its_report_says_who_and_why(run: Run, task: Path) -> None:
+    assert run.metrics["accuracy"]["test"] > 0.7
+    assert run.metrics["encrypted"]["agreement"] == 1.0
+    assert run.metrics["privacy"]["client_level"]["epsilon"] <= 3.0
+    page = (run.folder / "report.html").read_text()
+    for words in (
+        "To try a private run: who will see a doctor",
+        "Nobody: these data are made up",
+        "no visit, a visit",
+        "to evaluate one encrypted row",
+        "those kept for testing in this simulation",
+    ):
+        assert words in " ".join(page.split())
+    assert (run.folder / "task.toml").read_text() == task.read_text()
+
+
+def test_a_run_goes_on_with_the_task_that_it_began_with(run: Run, task: Path) -> None:
+    changed = task.parent / "changed.toml"
+    changed.write_text(task.read_text().replace("[0, 10]", "[0, 20]"))
+    (run.folder / "metrics.json").rename(run.folder / "aside.json")
+    try:
+        assert not ResultsFolder(run.folder).finished
+        config = json.loads((run.folder / "config.json").read_text())
+        config.pop("software")
+        config |= {"resume": str(run.folder)}
+        check_run(Settings.from_config(config), nodes=320)
+        with pytest.raises(SettingError, match="it has changed since the run"):
+            check_run(Settings.from_config(config | {"task": str(changed)}), nodes=320)
+    finally:
+        (run.folder / "aside.json").rename(run.folder / "metrics.json")
+
+
+def test_its_answers_are_certified(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certify", str(run.folder), "--images", "5"]) == 0
+    assert "100.00 % the same class" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def ask(run: Run) -> Iterator[list[str]]:
+    """The arguments of ``ask`` that a running ``serve`` prints."""
+    serve = [sys.executable, "-m", "flower_app", "serve", str(run.folder), "--port", "0"]
+    process = subprocess.Popen(
+        [*serve, "--workers", "1"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    command = shlex.split(next(line for line in lines if "flower_app ask" in line))
+    yield [*command[command.index("ask") :], "--one-time-keys"]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_rows_are_asked_about_as_values_and_as_a_file(
+    ask: list[str], task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asking(*questions: str) -> list[str]:
+        place = ask.index("QUESTIONS")
+        return [*ask[:place], *questions, *ask[place + 1 :]]
+
+    old = "age=90,sex=female,smoker=yes,diseases=8"
+    assert main(asking(old, "age=5,sex=male,smoker=no,diseases=0")) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"[1/2] {old}: a visit",
+        "[2/2] age=5,sex=male,smoker=no,diseases=0: no visit",
+    ]
+    assert main(asking(str(task.parent / "questions.csv"), "--json")) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == [f"questions.csv[{n}]" for n in range(5)]
+    assert all(line["names"] == [("no visit", "a visit")[line["classes"][0]]] for line in lines)
+    assert main(asking("agee=5")) == 1
+    assert "did you mean age?" in capsys.readouterr().err
+
+
+def test_a_guessed_task_runs_when_its_ranges_are_confirmed(
+    task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "guessed"
+    table = task.parent / "visits.csv"
+    assert main(["new", str(folder), "--from-table", str(table)]) == 0
+    words = capsys.readouterr().out
+    assert "household: says which client holds a row" in words
+    assert "diseases: a number from 0 to" in words
+    guessed = folder / "task.toml"
+    assert [column.name for column in read_task(guessed).columns] == [
+        *("age", "sex", "smoker", "diseases")
+    ]
+    assert main(["run", f"task={guessed}"]) == 1
+    assert "ranges-are-public = false" in capsys.readouterr().err
+    guessed.write_text(guessed.read_text().replace("public = false", "public = true"))
+    settings = Settings.from_config({"task": str(guessed), "results-dir": str(tmp_path)})
+    check_run(settings, nodes=len(read_holdings(read_task(guessed)).names))
+    with pytest.raises(SettingError, match="run with --nodes 320"):
+        check_run(settings, nodes=40)
+
+
+@pytest.mark.parametrize("taken", ["a file", "a folder with something in it"])
+def test_a_project_is_written_over_nothing(
+    taken: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "place"
+    if taken == "a file":
+        place.write_text("mine")
+    else:
+        place.mkdir()
+        (place / "mine").write_text("mine")
+    assert main(["new", str(place)]) == 1
+    assert str(place) in capsys.readouterr().err

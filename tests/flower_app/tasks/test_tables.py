@@ -1,0 +1,142 @@
+"""CSV files: what is not as described is told, and the order of rows changes nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flower_app.__main__ import main
+from flower_app.errors import DataError
+from flower_app.tasks import Examples, node_examples, read_holdings, read_questions, read_task
+from flower_app.tasks.tables import read_examples
+from tests.flower_app.tasks.projects import HEADER, TASK, project, rows
+
+GOOD = [f"h{n},p{n},{10 * n},female,{n % 2}" for n in range(8)]
+
+# What is added to a good file, words that tell of it, and the rows that remain.
+ADDED: dict[str, tuple[str, str, int]] = {
+    "missing numbers": ("h9,p9,,male,1", "age: 1 value is missing", 9),
+    "missing categories": ("h9,p9,3,NA,1", "sex: 1 value is missing", 9),
+    "numbers beyond the range": ("h9,p9,999,male,1", "(such as '999' in line 10)", 9),
+    "text for a number": ("h9,p9,old,male,1", "age: 1 value is no number", 9),
+    "a number for Python alone": ("h9,p9,1_0,male,1", "'1_0' in line 10", 9),
+    "another category": ("h9,p9,3,other,1", "none of its categories", 9),
+    "another class": ("h9,p9,3,male,2", "1 row left out whose visit is none of 0, 1", 8),
+    "no class": ("h9,p9,3,male,", "1 row left out whose visit", 8),
+    "nobody's row": (",p9,3,male,1", "1 row without household", 8),
+    "ragged rows": ("h9,p9,3,male", "(such as line 10)", 8),
+    "an open quote": ('h9,p9,"3,male,1\nh9,p9,3,male,1', "a quotation mark too few", 9),
+    "bytes of another encoding": ("h9,p9,3,m\udce4nnlich,1", "no UTF-8; save it in UTF-8", 9),
+    "classes as floats": ("h9,p9,3,male,1.0", "", 9),
+    "empty lines": ("\n,,,,\n", "", 8),
+}
+FILES: dict[str, tuple[str, str, int]] = {
+    "a byte-order mark": ("\ufeff" + "\n".join([HEADER, *GOOD]), "", 8),
+    "Windows' ends of lines": ("\r\n".join([HEADER, *GOOD]), "", 8),
+    "semicolons and decimal commas": (
+        "\n".join([HEADER, *GOOD, "h9,p9,3#5,male,1"]).replace(",", ";").replace("#", ","),
+        "decimal comma",
+        9,
+    ),
+    "no column": ("\n".join([HEADER.replace("age", "Age"), *GOOD]), "no column 'age' (it has", 0),
+    "a name twice": ("\n".join([HEADER.replace("sex", "age"), *GOOD]), "columns named 'age'", 0),
+    "names alone": (HEADER, "no row can be used", 0),
+    "nothing": ("", "is empty", 0),
+    "no text": ("\0\1\2", "is no CSV file", 0),
+}
+TABLES = {
+    name: ("\n".join([HEADER, *GOOD, line]), words, remaining)
+    for name, (line, words, remaining) in ADDED.items()
+} | FILES
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_is_not_as_described(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, words, remaining = TABLES[name]
+    path = project(tmp_path)
+    (tmp_path / "visits.csv").write_bytes(content.encode(errors="surrogateescape"))
+    status = main(["check-data", str(path)])
+    output = capsys.readouterr()
+    assert words in output.err
+    if not remaining:
+        assert status == 1
+        return
+    task = read_task(path)
+    assert len(read_examples(tmp_path / "visits.csv", task.form)) == remaining
+    left_out = name in ("an open quote", "bytes of another encoding")
+    left_out = left_out or (remaining == 8 and bool(words))
+    assert status == int(left_out)
+
+
+def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
+    shuffled = rows()
+    np.random.default_rng(1).shuffle(shuffled)
+    one = read_holdings(read_task(project(tmp_path / "one")))
+    other = read_holdings(read_task(project(tmp_path / "other", lines=shuffled)))
+    assert one.names == other.names
+    for part in ("train", "validation", "test"):
+        for field in ("images", "labels"):
+            values = (getattr(getattr(each.dataset, part), field) for each in (one, other))
+            np.testing.assert_array_equal(*values)
+
+
+def test_a_row_becomes_what_its_columns_say(tmp_path: Path) -> None:
+    task = read_task(project(tmp_path))
+    (tmp_path / "q.csv").write_text("sex,age\nmale,33\n,\n FEMALE,200\nfemale,0\n")
+    inputs, notes = read_questions(tmp_path / "q.csv", task.columns)
+    assert inputs.tolist() == [[33, 0, 1], [55, 0, 0], [110, 0, 0], [0, 1, 0]]
+    assert len(notes) == 4
+
+
+def test_whole_clients_are_kept_for_testing(tmp_path: Path) -> None:
+    held = read_holdings(read_task(project(tmp_path)))
+    assert len(held.names) == 40
+    assert held.shares.sizes.tolist() == [8] * 40
+    assert len(held.dataset.validation) + len(held.dataset.test) == 80
+    trained = {tuple(row) for row in held.dataset.train.images.tolist()}
+    assert trained  # the labels of those for testing are nobody's who is protected
+    assert len(held.dataset.train) == 320
+
+
+SILOS = TASK.replace("[privacy]", '[privacy]\nmode = "silos"\nsilos = 5\npersons = 100').replace(
+    "[data]", '[data]\nperson-column = "person"'
+)
+
+
+def test_persons_are_kept_for_testing_each_by_itself(tmp_path: Path) -> None:
+    lines = rows(5, 80)
+    task = read_task(project(tmp_path / "all", task=SILOS, lines=lines))
+    held = read_holdings(task)
+    fewer = [line for line in lines if not line.startswith("h00,h00-7,")]
+    without = read_holdings(read_task(project(tmp_path / "less", task=SILOS, lines=fewer)))
+    for silo in range(5):
+        trained, tested = held.training[silo], held.testing[silo]
+        assert not set(trained.keys) & set(tested.keys)
+        assert len(trained) + len(tested) == 80
+        gone = set(without.training[silo].keys + without.testing[silo].keys)
+        for before, after in ((trained, without.training[silo]), (tested, without.testing[silo])):
+            assert set(after.keys) == set(before.keys) & gone
+    assert 0 < sum(map(len, held.testing)) < 160
+
+
+def test_a_node_reads_its_own_file_and_divides_it_as_a_simulation_does(tmp_path: Path) -> None:
+    lines = rows(5, 40)
+    task = read_task(project(tmp_path, task=SILOS, lines=lines))
+    own = tmp_path / "node"
+    own.mkdir()
+    (own / "mine.csv").write_text(
+        "\n".join([HEADER, *(line for line in lines if line.startswith("h02,"))])
+    )
+    simulated = read_holdings(task)
+
+    def content(examples: Examples) -> list[list[float]]:
+        return [[*row, label] for row, label in zip(examples.inputs, examples.labels, strict=True)]
+
+    for test, part in ((False, simulated.training[2]), (True, simulated.testing[2])):
+        mine = node_examples(task, own, test=test, apart=True)
+        assert sorted(map(str, content(mine))) == sorted(map(str, content(part)))
+    (own / "more.csv").write_text(HEADER)
+    with pytest.raises(DataError, match=r"holds mine\.csv, more\.csv; leave one"):
+        node_examples(task, own)
