@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flower_app.errors import CommandFailedError
 from flower_app.processes.certificates import make_party_certificates
+from flower_app.shared import worker_process
 from flower_app.shared.folders import NAMES, PartyFolder, write_secret
 from privacy.shared_inference import Address, Party, Plan, Provider
 
@@ -79,7 +80,7 @@ def started_worker(
     """
     # The app may run from a bundle that is not installed: Python must find its folder.
     paths = [str(_BUNDLE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-m", "flower_app", "worker", name, str(folder.resolve())]
+    command = [sys.executable, "-m", worker_process.__name__, name, str(folder.resolve())]
     log = folder / "worker.log"
     with (
         log.open("w") as errors,
