@@ -95,7 +95,7 @@ def test_the_bundle_holds_what_nodes_import_and_nothing_else(bundle: Path) -> No
     assert needed - sent == set()
     assert sent - needed == UNUSED
     every_file = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
-    assert every_file - sent == {"pyproject.toml", ".info/CONTENT"}
+    assert every_file - sent == {"pyproject.toml", "LICENSE", ".info/CONTENT"}
 
 
 def test_the_bundle_alone_is_importable_and_has_the_clones_digest(bundle: Path) -> None:

@@ -15,6 +15,8 @@ from flwr.app import MetricRecord
 from privacy.errors import MissingExtraError
 from strategies import (
     DPFedAvg,
+    InProcessGrid,
+    LocalEvaluation,
     Metrics,
     NoisedMetrics,
     OnRound,
@@ -22,6 +24,7 @@ from strategies import (
     RoundProgress,
 )
 from strategies.tracking import MLflowWriter, PrometheusExporter, TensorBoardWriter, WandbWriter
+from tests.strategies.distributed_dpsgd.silos import PERSONS, initial, silo_app, strategy_of
 from tests.strategies.federation import grid_of, model, private
 
 FIGURES = {
@@ -100,6 +103,16 @@ def test_a_run_that_its_budget_ends_tells_of_the_paid_rounds_alone(tmp_path: Pat
     )
     strategy.start(grid_of(4), model(), num_rounds=5)
     assert [p.round for p in told] == [1]
+
+
+def test_steps_over_silos_are_told_of_as_well(tmp_path: Path) -> None:
+    told: list[RoundProgress] = []
+    evaluation = LocalEvaluation(every=2, noise_multiplier=1.0)
+    strategy = strategy_of(tmp_path, evaluation=evaluation, on_round=told.append)
+    strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=3)
+    assert {p.round: p.epsilon for p in told} == strategy.epsilon_by_round
+    assert ["evaluate/persons" in p.metrics for p in told] == [False, True, False]
+    assert {p.expected_cohort for p in told} == {0.5 * 4 * PERSONS}
 
 
 @pytest.mark.parametrize("on_round", [3, lambda: None, lambda a, b: None])
