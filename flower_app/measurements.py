@@ -181,9 +181,12 @@ class AccuracyRange:
         """Bound the accuracy of a run of these sizes by measured ones, without interpolation.
 
         More of any of the sizes never lowers the best possible accuracy, so a measured run bounds
-        all that are easier, or harder, in every respect.
+        all that are easier, or harder, in every respect. One of these very sizes is both bounds.
         """
         rows = list(rows)
+        for m in rows:
+            if m.sizes == sizes:
+                return cls(m, m)
         return cls(
             max((m for m in rows if m.sizes <= sizes), key=lambda m: m.median, default=None),
             min((m for m in rows if m.sizes >= sizes), key=lambda m: m.median, default=None),

@@ -55,8 +55,8 @@ class SecretKey:
     def coefficients(self) -> NDArray[np.int64]:
         """The key's coefficients, each -1, 0 or 1, shape (N,)."""
         ring, first = self._ring, self._residues[:1]
-        values = ring.coefficient_residues(ring.ciphertext(first[None], 1.0))[0, 0]
-        signed = np.where(values > ring.primes[0] // 2, -1, values).astype(np.int64)
+        values = ring.coefficient_residues(ring.ciphertext(first[None], 1.0))[0, 0].astype(np.int64)
+        signed = np.where(values > ring.primes[0] // 2, -1, values)
         if not bool(np.isin(signed, (-1, 0, 1)).all()):
             raise RuntimeError(
                 "SEAL's secret key is not ternary; TenSEAL 0.3 with SEAL 4 is needed"
