@@ -28,7 +28,7 @@ from privacy.correlated_noise import MinSeparation, banded_coefficients, relativ
 
 # Each of a model's arrays travels as an .npy file.
 _HEADER_BYTES = 128
-_ARRAYS = {"hog-linear": 1, "mlp": 4, "cnn": 6}
+_ARRAYS = {"hog-linear": 1, "mlp": 4, "cnn": 6, "relu-cnn": 6}
 RATES_IN_TURNS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -231,6 +231,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
 }
 # Made by the library, from numbers that are its own.
 RESULTS = {
+    "RoundProgress",
     *("Position", "Record", "Attack", "AuditResult", "Certificate", "Answer", "Plan"),
     *("NoiseInstance", "Guarantee", "TrainingResult", "PrivacyReport", "PrivateResult"),
     *("SecureAggregationReport", "EncryptedRoundResult", "MaskedMechanism"),
