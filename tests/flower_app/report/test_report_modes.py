@@ -115,7 +115,6 @@ def told(
         "privacy": privacy,
         "encrypted": encrypted,
         "encrypted_round": nodes_tested,
-        "task": None,
     }
     write_report(ResultsFolder(folder), metrics, settings.as_config(), {})
     return privacy, words(folder)
