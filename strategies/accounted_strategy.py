@@ -388,6 +388,7 @@ class AccountedStrategy(Strategy):
         return arrays, first
 
     def _keep(self, number: int, arrays: ArrayRecord) -> None:
+        rows = self._noise_rows()
         if (path := self.checkpointing.path) is not None:
             position = self._privacy_budget.ledger.position
             self._run.state.save(
@@ -396,5 +397,5 @@ class AccountedStrategy(Strategy):
                 arrays,
                 position=position,
                 settings=self._settings(),
-                rows=self._noise_rows(),
+                rows=rows,
             )

@@ -2,7 +2,9 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -19,9 +21,16 @@ from privacy.accounting import (
     GroupRelease,
     Record,
 )
-from privacy.correlated_noise import BandedMF, CorrelatedNoise, NoiseInstance
+from privacy.correlated_noise import (
+    BandedMF,
+    CorrelatedNoise,
+    MinSeparation,
+    NoiseInstance,
+    relative_error,
+)
 from privacy.correlated_noise.errors import NoiseSecretError
 from privacy.correlated_noise.instance import new_name
+from privacy.files import remove_leftovers
 from privacy.mechanisms import lattice_radius
 from strategies.checkpoint import Checkpoint, NoiseRows
 from strategies.clipping import AdaptiveClipping, Clipping
@@ -103,6 +112,16 @@ class CorrelatedRounds:
             raise TypeError(f"{event!r} is not paid in turns")
         return GroupRelease(event, self._name, self._row + ahead, self.turns)
 
+    def noise_left(self, rounds: int) -> float:
+        """What later rounds have not taken back; of a run that is resumed, as if it had begun."""
+        return relative_error(
+            self._banded.factor(rounds=rounds, momentum=self._momentum).coefficients,
+            rounds=rounds,
+            participation=MinSeparation(self.turns),
+            momentum=self._momentum,
+            iterates="last",
+        )
+
     def check_presence(self, rounds: int, budget: PrivacyBudget) -> None:
         """As without correlated noise."""
         self._inner.check_presence(rounds, budget)
@@ -139,7 +158,8 @@ class CorrelatedRounds:
             if instance.rows <= max(paid, default=-1):
                 raise NoiseSecretError("it is older than the ledger, which has later rounds")
         except NoiseSecretError as error:
-            self._unusable = f"{path}: {error}"
+            if rows.count:  # else nothing is lost
+                self._unusable = f"{path}: {error}"
             return
         self._instance, self._name = instance.without(rows.count), instance.name
 
@@ -151,12 +171,12 @@ class CorrelatedRounds:
         parameters: int,
         clipping: Clipping,
         z: float,
-        knows_again: bool,
+        listed: Sequence[str],
     ) -> None:
         """Draw the past again, or begin a new instance for so many rounds.
 
-        Where clients' identities do not last (``knows_again``), a client could come early under
-        another one; without a past nothing of it is taken back.
+        The past is drawn again for the same ``listed`` clients only: under another identity one
+        of them could come early, and without a past nothing of its round is taken back.
         """
         self._path = None if path is None else secret_file(path)
         radius = self._banded.radius
@@ -165,10 +185,13 @@ class CorrelatedRounds:
         share, _ = self._setup.noise_shares(clipping, z)
         if self._instance is not None:
             try:
-                if not knows_again:
+                if not listed:
                     raise NoiseSecretError(
-                        "nodes are not known again: the population is a number, and they do not "
-                        "authenticate"
+                        "clients are not known again: the population is a number; list them"
+                    )
+                if self._instance.clients != _tag_of(listed, self._instance.group_key):
+                    raise NoiseSecretError(
+                        "clients are not known again: the population lists others"
                     )
                 wanted = self._banded.sigma(
                     self._instance.factor, noise_multiplier=share, radius=radius
@@ -190,9 +213,10 @@ class CorrelatedRounds:
             factor = self._banded.factor(rounds=rounds, momentum=self._momentum)
             sigma = self._banded.sigma(factor, noise_multiplier=share, radius=radius)
             self._noise = CorrelatedNoise(factor, sigma=sigma, size=parameters)
-            self._instance = NoiseInstance.new(
+            instance = NoiseInstance.new(
                 self._name, factor, sigma=sigma, size=parameters, randomness=self._setup.randomness
             )
+            self._instance = replace(instance, clients=_tag_of(listed, instance.group_key))
         log(
             INFO,
             "\t     Correlated noise over %d rounds, ‖c‖ = %.4g; instance %s, %d rows so far",
@@ -247,6 +271,7 @@ class CorrelatedRounds:
         for path in (self._path, self._source):
             if path is not None:
                 path.unlink(missing_ok=True)
+                remove_leftovers(path)  # of a process that was killed while it wrote
 
     def _draw(self) -> npt.NDArray[np.int64]:
         if self._instance is None or self._noise is None or not self._open:
@@ -289,6 +314,11 @@ def group_of(identity: str, key: bytes, groups: int) -> int:
     """The group of a client: a hash of its identity alone, under the run's key."""
     digest = hmac.digest(key, identity.encode(), hashlib.sha256)
     return int.from_bytes(digest[:16], "big") % groups
+
+
+def _tag_of(listed: Sequence[str], key: bytes) -> bytes:
+    """By which a list of clients is known again, and nobody without the key can guess at them."""
+    return hmac.digest(key, json.dumps(["clients", *listed]).encode(), hashlib.sha256)
 
 
 def check_correlated(

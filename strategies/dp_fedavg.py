@@ -248,7 +248,7 @@ class DPFedAvg(AccountedStrategy):
                 parameters=parameters,
                 clipping=self._run.state.clipping,
                 z=self.noise_multiplier,
-                knows_again=self._registry.knows_again,
+                listed=self._registry.listed,
             )
 
     def _noise_rows(self) -> NoiseRows | None:
@@ -271,11 +271,14 @@ class DPFedAvg(AccountedStrategy):
         return EvaluationCost(events, "metrics.evaluate", noise)
 
     def _noise_words(self, length: float) -> str:
-        back = "" if self._correlated is None else ", of which later rounds take back a part"
-        return (
-            f"Noise: about {length:.3g}·S on each round's average (z·√d/(q·W)){back}; all clients "
-            "together can move it by at most S, the clipping norm."
-        )
+        size = f"{length:.3g}·S on each round's average (z·√d/(q·W))"
+        noise = f"about {size}"
+        if isinstance(self.mechanism, BandedMF) and self.mechanism.bands > 1:
+            noise = (
+                f"less in the models than of {size}; a single round has more, which later ones "
+                "take back in part"
+            )
+        return f"Noise: {noise}; all clients together can move it by at most S, the clipping norm."
 
     def _settings(self) -> str:
         """The settings that a resumed run must share."""

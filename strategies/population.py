@@ -21,7 +21,6 @@ from strategies.errors import PopulationExceededError
 Identify = Callable[[NodeInfo], str]
 
 _FORMAT = "bloomseal-population-1"
-_OF_A_RUN = "node:"  # begins an identity that a node has until it registers again
 
 
 def node_identity(node: NodeInfo) -> str:
@@ -32,7 +31,7 @@ def node_identity(node: NodeInfo) -> str:
     """
     if node.public_key:
         return key_identity(node.public_key)
-    return f"{_OF_A_RUN}{node.node_id}"
+    return f"node:{node.node_id}"
 
 
 def key_identity(public_key: bytes) -> str:
@@ -170,9 +169,13 @@ class ClientRegistry:
         return {place: node.node_id for place, node in newest.items()}, ignored
 
     @property
-    def knows_again(self) -> bool:
-        """Whether clients have the same identities in another run of Flower: listed, or by key."""
-        return self._listed or not any(name.startswith(_OF_A_RUN) for name in self._places)
+    def listed(self) -> tuple[str, ...]:
+        """The identities of a listed population; none where it is a number.
+
+        A number says nothing of another run of Flower: a SuperNode that does not authenticate has
+        a new key, and so another identity, each time it starts.
+        """
+        return tuple(self._places) if self._listed else ()
 
     def identity(self, place: int) -> str | None:
         """Who holds a place; None where nobody does yet."""

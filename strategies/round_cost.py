@@ -128,7 +128,7 @@ def settled_noise(
     warnings += _check_rounds(budget, cost, z, rounds - played, has_model=played > 0)
     if too_large := large_delta(budget.budget.delta, cost.setup.population):
         warnings.append(f"{too_large}.")
-    return z, warnings + _drowning(cost.noise_length(z), rounds, cost.setup.unit)
+    return z, warnings + _drowning(cost, z, rounds)
 
 
 def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[float, list[str]]:
@@ -203,14 +203,18 @@ def _check_rounds(
     )
 
 
-def _drowning(noise_length: float, rounds: int, unit: str) -> list[str]:
+def _drowning(cost: RoundCost, z: float, rounds: int) -> list[str]:
     """A warning where noise carries the model further than all units together can.
 
-    Over T rounds noise adds up to √T times that of one, the updates to T times S.
+    Over T rounds independent noise adds up to √T times that of one, the updates to T times S. Of
+    correlated noise less is left.
     """
-    over_all = noise_length / math.sqrt(rounds)
+    over_all = cost.noise_length(z) / math.sqrt(rounds)
+    if over_all > 1:  # noise_left is at most 1
+        over_all *= cost.rounds.noise_left(rounds)
     if over_all <= 1:
         return []
+    unit = cost.setup.unit
     return [
         f"The noise drowns what the {unit}s teach: even over the whole run it carries the model "
         f"about {over_all:.2g} times as far as they can. More {unit}s or a higher sampling rate, "

@@ -236,6 +236,9 @@ class Rounds(Protocol):
     def due(self, event: Event, ahead: int = 0) -> Event:
         """The event as it is paid in this round, or so many rounds ahead."""
 
+    def noise_left(self, rounds: int) -> float:
+        """How much noise is in the last model of so many rounds, beside independent noise."""
+
     @property
     def presence(self) -> AdditiveDelta:
         """Charged for each: one client's presence can decide whether it opens."""
@@ -262,6 +265,10 @@ class EveryoneInEveryRound:
     def due(self, event: Event, ahead: int = 0) -> Event:
         """The event itself."""
         return event
+
+    def noise_left(self, rounds: int) -> float:
+        """Noise of different rounds is independent."""
+        return 1.0
 
 
 class RoundMetrics:

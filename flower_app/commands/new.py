@@ -34,9 +34,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--mode",
         choices=("clients", "silos"),
-        default="clients",
-        help=f"of the made-up table: {_HOUSEHOLDS} households that are hidden each with all they "
-        f"hold (the default), or {_SITES} clinics whose persons are",
+        help=f"clients, each hidden with all it holds, or silos, whose persons are; the made-up "
+        f"table has {_HOUSEHOLDS} households (the default) or {_SITES} clinics, and for a table "
+        "of yours the number of its clients decides",
     )
     parser.add_argument("--from-table", type=Path, metavar="FILE", help="a CSV file of yours")
     for name, text in (
@@ -61,6 +61,10 @@ def run(options: argparse.Namespace) -> int:
         If nothing can be guessed from the table.
     """
     folder: Path = options.folder
+    if options.from_table is None:
+        for name in ("target", "client-column", "person-column"):
+            if getattr(options, name.replace("-", "_")):
+                raise CommandFailedError(f"--{name} goes with --from-table; name your CSV file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -89,6 +93,7 @@ def _write_guess(folder: Path, options: argparse.Namespace) -> None:
         target=options.target,
         client=options.client_column,
         person=options.person_column,
+        mode=options.mode,
     )
     (folder / "task.toml").write_text(guess.text, encoding="utf-8")
     print(f"Guessed from {options.from_table}, for you to check:")

@@ -69,8 +69,8 @@ class Number:
         if cell.lower() in MISSING:
             changes.count("missing", "", line)
             return middle
-        value = as_number(cell)
-        if value is None and commas and (value := as_number(cell.replace(",", ".", 1))) is not None:
+        value = as_number(cell, commas=commas)
+        if value is not None and "," in cell:
             changes.count("converted", cell, line)
         if value is None or math.isnan(value):
             changes.count("unknown", cell, line)
@@ -145,10 +145,13 @@ def canonical(cell: str) -> str:
     return cell.strip() if value is None or not math.isfinite(value) else f"{value:.17g}"
 
 
-def as_number(cell: str) -> float | None:
-    """The number that a cell holds; None if it is none, such as Python's ``1_000``."""
+def as_number(cell: str, *, commas: bool = False) -> float | None:
+    """The number that a cell holds; None if it is none, such as Python's ``1_000``.
+
+    ``commas`` says that a comma may be decimal.
+    """
     try:
-        return float(cell) if "_" not in cell else None
+        return float(cell.replace(",", ".", int(commas))) if "_" not in cell else None
     except ValueError:
         return None
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ from flower_app.tasks.tables import read_cells
 _MOST_CATEGORIES = 20
 _MOSTLY = 0.95  # of the cells that are not missing
 _MANY_CLIENTS = 50
+_FEW_ROWS = 10
 _TEST_SHARE = 0.2
+_DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}([T ].*)?")
 _TARGETS = ("target", "label", "class", "outcome", "diagnosis", "result", "y")
 _CLIENTS = (
     *("client", "site", "hospital", "clinic", "centre", "center", "household", "user", "customer"),
@@ -31,7 +35,13 @@ class Guess:
 
 
 def guess_task(
-    table: Path, *, written_as: str, target: str = "", client: str = "", person: str = ""
+    table: Path,
+    *,
+    written_as: str,
+    target: str = "",
+    client: str = "",
+    person: str = "",
+    mode: str | None = None,
 ) -> Guess:
     """Guess a task from a table.
 
@@ -42,20 +52,22 @@ def guess_task(
         The table's path as ``task.toml`` is to name it.
     target, client, person : str
         Columns that somebody named; "" to guess them.
+    mode : str, optional
+        "clients" or "silos"; by default silos where there are few.
 
     Raises
     ------
     DataError
         If the table has no such column, or none could be guessed.
     """
-    header, rows = read_cells(table)
+    header, rows, commas, faults = read_cells(table)
     if not rows:
         raise DataError(f"{table} has no row below its names")
     cells = {name: [row[place] for row in rows] for place, name in enumerate(header)}
     for option, name in (("target", target), ("client-column", client), ("person-column", person)):
         if name and name not in cells:
             raise DataError(f"--{option} {name!r} is no column; it has {', '.join(header)}")
-    lines: list[str] = []
+    lines = list(faults)
     client = client or _named(cells, _CLIENTS, lines, "says which client holds a row")
     person = person or _named(cells, _PERSONS, lines, "says whose a row is")
     target = target or _target(cells, {client, person}, lines)
@@ -64,10 +76,15 @@ def guess_task(
             f"{table}: no column says which client (or hospital, or household) holds a row; name "
             f"it with --client-column, one of {', '.join(header)}"
         )
+    roles = {"client-column": client, "person-column": person, "target": target}
+    for option, name in roles.items():
+        other = next((role for role in roles if role != option and roles[role] == name), None)
+        if name and other:
+            raise DataError(f"--{option} and --{other} are both {name!r}; name two columns")
     columns: list[Column] = []
     for name in header:
         if name not in (client, person, target):
-            column, why = _column(name, cells[name])
+            column, why = _column(name, cells[name], commas=commas)
             lines.append(f"{name}: {why}")
             columns += [column] if column else []
     classes = _different(cells[target])
@@ -79,11 +96,18 @@ def guess_task(
     if not columns:
         raise DataError(f"{table} has no column that a model could see")
     clients = len(_different(cells[client]))
-    many = clients >= _MANY_CLIENTS
-    lines.append(
-        f"mode: {clients:,} clients, so "
-        + ("clients (each is hidden with all it holds)" if many else "silos (persons are hidden)")
-    )
+    many = mode == "clients" or (mode is None and clients >= _MANY_CLIENTS)
+    why = "as --mode says" if mode else f"for there are {clients:,} clients"
+    if many:
+        lines.append(f"mode: clients, {why}: each is hidden with all it holds")
+    elif person:
+        lines.append(f"mode: silos, {why}: persons are hidden, each with all rows there")
+    else:
+        lines.append(
+            f"mode: silos, {why}: ROWS are hidden, for no column says whose a row is. Where a "
+            "person has several, name that column with --person-column: otherwise such a person "
+            "is promised less"
+        )
     units = len(_different(cells[person])) if person else len(rows)
     privacy = (
         'mode = "clients"\n'
@@ -164,23 +188,47 @@ def _target(cells: dict[str, list[str]], taken: set[str], lines: list[str]) -> s
     return target
 
 
-def _column(name: str, cells: Sequence[str]) -> tuple[Column | None, str]:
+def _column(name: str, cells: Sequence[str], *, commas: bool) -> tuple[Column | None, str]:
     known = [cell for cell in cells if cell.lower() not in MISSING]
     missing = f", {len(cells) - len(known):,} missing" * (len(known) < len(cells))
     different = _different(known)
     if len(different) < 2:
-        return None, "left out, it has one value"
-    numbers = [
-        value for cell in known if (value := as_number(cell)) is not None and math.isfinite(value)
-    ]
+        return None, "left out, it has one value" if different else "left out, it is empty"
+    read = [(cell, as_number(cell, commas=commas)) for cell in known]
+    numbers = [value for _, value in read if value is not None and math.isfinite(value)]
     if len(numbers) >= _MOSTLY * len(known):
         low, high = min(numbers), max(numbers)
         if len(set(numbers)) == len(cells) and name.lower().split("_")[-1] in ("id", "index", ""):
             return None, "left out, its values number the rows"
-        return Number(name, low, high), f"a number from {low:g} to {high:g}{missing}"
+        others = len(known) - len(numbers)
+        return (
+            Number(name, low, high),
+            f"a number from {low:g} to {high:g}{missing}"
+            + f", {others:,} no numbers" * bool(others),
+        )
     if len(different) <= _MOST_CATEGORIES:
-        return Category(name, tuple(different)), f"one of {', '.join(different)}{missing}"
+        return (
+            Category(name, tuple(different)),
+            f"one of {', '.join(different)}{missing}{_rare(known)}",
+        )
+    if len(numbers) >= len(known) / 2:
+        odd = next(cell for cell, value in read if value is None or not math.isfinite(value))
+        return None, (
+            f"left out, {len(known) - len(numbers):,} of {len(known):,} values are no numbers "
+            f"(such as {odd[:40]!r}); give it a range if the others are to be used"
+        )
+    dates = sum(bool(_DATE.fullmatch(cell)) for cell in known)
+    if dates >= _MOSTLY * len(known):
+        return None, "left out, it holds dates; write a number of days or years in their place"
     return None, f"left out, it has {len(different):,} different texts"
+
+
+def _rare(cells: Sequence[str]) -> str:
+    """Which values of a category point at a few rows, in words."""
+    counts = Counter(map(canonical, cells))
+    rare = [value for value in _different(cells) if counts[canonical(value)] < _FEW_ROWS]
+    few = f"; {', '.join(rare)} in fewer than {_FEW_ROWS} rows: may it be known that it occurs?"
+    return few * bool(rare)
 
 
 def _different(cells: Sequence[str]) -> list[str]:

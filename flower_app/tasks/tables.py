@@ -188,10 +188,10 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], bool, li
     twice = sorted({name for name in header if header.count(name) > 1 and name})
     if twice:
         raise DataError(f"{path} has two columns named {twice[0]!r}; rename one of them")
-    rows, ragged, foreign = [], [], 0
+    rows, ragged = [], []
+    foreign = sum(_REPLACED in line for _, line in lines)
     for number, line in lines[1:]:
         cells = _line(line, mark)
-        foreign += _REPLACED in line
         if cells is None or len(cells) != len(header):
             ragged.append(number)
         else:
@@ -238,16 +238,16 @@ def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str]) -> N
             )
 
 
-def read_cells(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The names and the rows of a CSV file, as text.
+def read_cells(path: Path) -> tuple[list[str], list[list[str]], bool, list[str]]:
+    """A CSV file as text: names, rows, whether a comma may be decimal, and what is wrong with it.
 
     Raises
     ------
     DataError
         If it cannot be read.
     """
-    header, rows, _, _ = _cells(path)
-    return header, [cells for _, cells in rows]
+    header, rows, commas, faults = _cells(path)
+    return header, [cells for _, cells in rows if any(cells)], commas, faults
 
 
 def unused_columns(path: Path, form: TableForm) -> list[str]:

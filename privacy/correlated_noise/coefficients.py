@@ -121,13 +121,14 @@ def banded_coefficients(bands: int, *, rounds: int, momentum: float = 0.0) -> Ve
     def loss(tail: Vector) -> tuple[float, Vector]:
         c = np.concatenate([[1.0], tail])
         stays = _quotient(a, c)
-        norm, left = c @ c, weights @ np.square(stays)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a trial far out
+            norm, left = c @ c, weights @ np.square(stays)
+        value = left * norm
+        if not value < 1e300:
+            return 1e300, np.zeros(bands - 1)
         # ∂Bₜ/∂cₖ = −(B/c)ₜ₋ₖ
         slope, weighted = _quotient(stays, c), weights * stays
         gradient = [-2 * (weighted[k:] @ slope[: rounds - k]) for k in range(1, bands)]
-        value = left * norm
-        if not np.isfinite(value):
-            return 1e300, np.zeros(bands - 1)
         return float(value), np.asarray(gradient) * norm + 2 * left * tail
 
     best = minimize(loss, start[1:], jac=True, method="L-BFGS-B", options={"maxiter": 250})

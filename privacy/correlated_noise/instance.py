@@ -32,6 +32,8 @@ class NoiseInstance:
         Of each row that was begun; None for one that no model holds.
     digests : tuple of int
         ``CorrelatedNoise.digest`` before each of them.
+    clients : bytes
+        By which whoever goes on from it knows whether clients are the same; its own business.
 
     Notes
     -----
@@ -52,6 +54,7 @@ class NoiseInstance:
     size: int
     keys: tuple[bytes | None, ...] = field(default=(), repr=False)
     digests: tuple[int, ...] = field(default=(), repr=False)
+    clients: bytes = field(default=b"", repr=False)
 
     @classmethod
     def new(
@@ -107,6 +110,7 @@ class NoiseInstance:
             "size": self.size,
             "keys": [None if key is None else key.hex() for key in self.keys],
             "digests": list(self.digests),
+            "clients": self.clients.hex(),
         }
         write_durably(path, json.dumps(document).encode(), mode=0o600)
 
@@ -128,6 +132,7 @@ class NoiseInstance:
                     for key in document["keys"]
                 ),
                 digests=tuple(whole("a digest", n, least=0) for n in document["digests"]),
+                clients=bytes.fromhex(document["clients"]),
             )
             if len(instance.keys) != len(instance.digests):
                 raise ValueError("it has not one digest a row")

@@ -3,6 +3,7 @@
 import math
 
 _BEYOND = 6.0  # deviations of the noise, less likely than 10⁻⁹
+_SEEN = 4.0  # deviations above which an accuracy is worked out: noise alone is there once in 30,000
 
 
 def implausible_count(count: float, deviation: float, *, persons: int, unit: str) -> str | None:
@@ -32,6 +33,29 @@ def implausible_count(count: float, deviation: float, *, persons: int, unit: str
         return (
             f"{opened}, far above persons = {persons:,}: a silo sent a false sum, or persons is "
             "wrong. Steps are longer than was meant; give about as many as there are."
+        )
+    return None
+
+
+def implausible_test_count(
+    count: float, deviation: float, *, persons: int, unit: str
+) -> str | None:
+    """A sentence for the operator, if an evaluation's count shows no data, or far above 2N.
+
+    The silos' test data are other ones than N counts, mostly fewer, so that N says nothing of how
+    few there may be: only a count within its noise is a reason to ask. Parameters as above.
+    """
+    opened = f"The silos' noised number of {unit}s for testing is {count:,.0f} ± {deviation:,.0f}"
+    if count <= _SEEN * deviation:
+        return (
+            f"{opened}, within its noise: the silos have too few for testing to be seen through "
+            "it, or add noise alone, because their data did not load. Ask them for their logs, or "
+            "give evaluations less noise."
+        )
+    if count > 2 * persons + _BEYOND * deviation:
+        return (
+            f"{opened}, far above persons = {persons:,}: a silo sent a false sum, or persons is "
+            "wrong."
         )
     return None
 

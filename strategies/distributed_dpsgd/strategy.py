@@ -1,7 +1,7 @@
 """DistributedDPSGD: DP-SGD over the persons of several silos, with nobody to trust."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,11 @@ from strategies.checkpoint import Checkpointing, settings_text
 from strategies.clipping import FlatClipping
 from strategies.distributed_dpsgd.accuracy import LocalEvaluation, read_accuracy
 from strategies.distributed_dpsgd.description import log_settings, silo_report
-from strategies.distributed_dpsgd.plausible_counts import implausible_count, summed_deviation
+from strategies.distributed_dpsgd.plausible_counts import (
+    implausible_count,
+    implausible_test_count,
+    summed_deviation,
+)
 from strategies.distributed_dpsgd.requests import UNITS, AccuracySum, TableSum
 from strategies.distributed_dpsgd.steps import MaskedSum, SiloSteps, StepSetup
 from strategies.errors import BudgetError, NoUsableReplyError
@@ -303,14 +307,18 @@ class DistributedDPSGD(AccountedStrategy):
             return None
         accuracy = read_accuracy(opened[0], request.noise_multiplier)
         self._warn_of_count(
-            2 * float(opened[0][1]), 2 * request.clipping_norm * request.noise_multiplier
+            implausible_test_count,
+            2 * float(opened[0][1]),
+            2 * request.clipping_norm * request.noise_multiplier,
         )
         return accuracy
 
-    def _warn_of_count(self, count: float, deviation: float) -> None:
+    def _warn_of_count(
+        self, implausible: Callable[..., str | None], count: float, deviation: float
+    ) -> None:
         """Say once if the opened number of persons cannot be that of the silos' data."""
         mechanism, silos = self._setup.mechanism, self.silos.silos
-        line = implausible_count(
+        line = implausible(
             count,
             summed_deviation(deviation, silos=silos, honest=mechanism.honest),
             persons=self._setup.persons,
@@ -379,7 +387,7 @@ class DistributedDPSGD(AccountedStrategy):
                 f"through ({run.faults.reasons()})"
             )
         read = query.read(opened[0], request.mechanism, noise_multiplier=request.noise_multiplier)
-        self._warn_of_count(read.count, read.noise)
+        self._warn_of_count(implausible_count, read.count, read.noise)
         return read
 
     @property

@@ -2,14 +2,17 @@
 
 import itertools
 import math
+import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord
+from flwr.proto.node_pb2 import NodeInfo
 
 from privacy.accounting import (
+    AdditiveDelta,
     Full,
     GaussianRelease,
     GroupRelease,
@@ -238,6 +241,10 @@ class KilledError(BaseException):
     """The process ends here."""
 
 
+def raise_killed(*_: Any, **__: Any) -> Any:
+    raise KilledError
+
+
 STEPS: dict[str, tuple[Any, str]] = {
     "the file of noise": (NoiseInstance, "save"),
     "asking": (InProcessGrid, "push_messages"),
@@ -317,14 +324,45 @@ def test_killed_at_a_step_and_resumed(
     assert not secret_file(tmp_path / "checkpoint").exists()
 
 
+def people(first: int) -> Population:
+    names = tuple(f"p{first + i}" for i in range(30))
+    return Population(names, identify=lambda node: f"p{first + node.node_id - 1}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(30, 30), (people(0), people(100))], ids=["a number", "listed anew"]
+)
 def test_clients_that_are_not_known_again_begin_without_a_past(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    before: Any, after: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    interrupted(tmp_path, 6, population=30)
-    strategy = banded(tmp_path, population=30)
-    strategy.start(grid_of(30), model((SIZE,)), num_rounds=9)
+    """Nodes have a new key each time they start, and may connect only once a run has begun."""
+    interrupted(tmp_path, 6, population=before)
+    strategy, grid = banded(tmp_path, population=after), Asked()
+    grid._nodes = [NodeInfo(node_id=i, public_key=secrets.token_bytes(32)) for i in range(1, 31)]
+    get_nodes, calls = grid.get_nodes, itertools.count()
+    grid.get_nodes = lambda: get_nodes() if next(calls) else []  # type: ignore[method-assign]
+    strategy.start(grid, model((SIZE,)), num_rounds=9)
     assert "not known again" in caplog.text
     assert len({event.instance for event in paid(tmp_path)}) == 2
+
+
+def test_the_same_list_is_known_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    interrupted(tmp_path, 6, population=people(0))
+    banded(tmp_path, population=people(0)).start(Asked(), model((SIZE,)), num_rounds=9)
+    assert "New noise" not in caplog.text
+    assert len({event.instance for event in paid(tmp_path)}) == 1
+
+
+def test_a_run_that_was_ended_before_its_first_round_lost_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = banded(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(CorrelatedRounds, "begin_row", raise_killed)
+        with pytest.raises(KilledError):
+            strategy.start(Asked(), model((SIZE,)), num_rounds=9)
+    banded(tmp_path).start(Asked(), model((SIZE,)), num_rounds=3)
+    assert "New noise" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -379,12 +417,17 @@ def test_the_secret_is_in_no_checkpoint_ledger_or_report(tmp_path: Path) -> None
     assert file.stat().st_mode & 0o777 == 0o600
     instance = NoiseInstance.load(file)
     assert None not in instance.keys
+    left = file.with_name(f"{file.name}.0123abcd.new")  # of a process killed while it wrote
+    left.write_bytes(file.read_bytes())
     public = (tmp_path / "checkpoint").read_bytes() + (tmp_path / "ledger.jsonl").read_bytes()
     for key in (instance.group_key, *instance.keys):
         assert key is not None
         assert key not in public
         assert key.hex().encode() not in public
     assert instance.name.encode() in public
+    banded(tmp_path).start(grid_of(30), model((SIZE,)), num_rounds=9)
+    assert not file.exists()
+    assert not left.exists()
 
 
 def test_rounds_without_usable_replies_take_no_row_into_the_model(tmp_path: Path) -> None:
@@ -489,11 +532,47 @@ def test_central_noise_on_an_opened_sum_is_the_same(tmp_path: Path) -> None:
     assert [event.row for event in gaussian] == list(range(rounds))  # type: ignore[union-attr]
 
 
+def test_a_row_that_opened_nothing_is_not_the_next_that_must_be_afforded(tmp_path: Path) -> None:
+    """Without a checkpoint as well: the budget is enough for two turns of each of two groups."""
+
+    def failing(message: Any, context: Any) -> Any:
+        number = next(iter(message.content.config_records.values())).get("server-round")
+        return raising(message) if number == 3 and next(third) else app(message, context)
+
+    app, third = secure_app(idle), itertools.count()  # one client's update is too few
+    strategy = banded(
+        tmp_path,
+        population=12,
+        sampling=CyclicGroups(2),
+        mechanism=BandedMF(2),
+        secure_aggregation=secure(),
+        budget=Budget(8.0, 0.5),
+        checkpointing=None,
+        randomness=SeededRandomness(11),
+    )
+    strategy._correlated._inner.presence = AdditiveDelta(0.0)  # type: ignore[union-attr]
+    result = strategy.start(InProcessGrid(failing, 12), model((SIZE,)), num_rounds=4)  # type: ignore[arg-type]
+    assert result.privacy is not None
+    assert result.privacy.stopped is None
+    assert result.privacy.secure_aggregation is not None
+    assert result.privacy.secure_aggregation.aborted_rounds == (3,)
+
+
+@pytest.mark.parametrize(("bands", "drowned"), [(1, True), (4, False)])
+def test_noise_that_is_taken_back_drowns_nothing(bands: int, drowned: bool, tmp_path: Path) -> None:
+    """Independent noise would carry the model 1.3 times as far as all clients can."""
+    strategy = banded(
+        tmp_path, mechanism=BandedMF(bands), noise_multiplier=1.0, budget=Budget(math.inf, 1e-5)
+    )
+    warnings = strategy.check_budget(20, round((1.3 * 7.5) ** 2 * 20))
+    assert any("drowns" in warning for warning in warnings) == drowned
+
+
 def test_a_listed_population_keeps_its_groups_when_nodes_register_again(tmp_path: Path) -> None:
-    people = Population(
+    twice = Population(
         tuple(f"p{i}" for i in range(30)), identify=lambda node: f"p{(node.node_id - 1) % 30}"
     )
-    strategy = banded(tmp_path, population=people)
+    strategy = banded(tmp_path, population=twice)
     grid = Asked(60)  # everybody registered twice
     strategy.start(grid, model((SIZE,)), num_rounds=8)
     asked = [{(node - 1) % 30 for node in cohort} for cohort in grid.cohorts]

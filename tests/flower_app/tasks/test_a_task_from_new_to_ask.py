@@ -57,7 +57,7 @@ def test_the_run_learns_and_its_report_says_who_and_why(run: Run, task: Path) ->
         "To try a private run: who will see a doctor",
         "Nobody: these data are made up",
         "no visit, a visit",
-        "to evaluate one encrypted row",
+        "ms to evaluate one row",
         "those kept for testing in this simulation",
     ):
         assert words in " ".join(page.split())
@@ -146,6 +146,56 @@ def test_a_guessed_task_runs_when_its_ranges_are_confirmed(
     check_run(settings, nodes=len(read_holdings(read_task(guessed)).names))
     with pytest.raises(SettingError, match="run with --nodes 320"):
         check_run(settings, nodes=40)
+
+
+def test_a_guess_says_what_it_made_of_a_messy_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "messy.csv"
+    days = [f"{day % 28 + 1:02d}.03.2024" for day in range(60)]
+    table.write_bytes(
+        "\n".join(
+            ["Klinik;Fall;Größe;Tag;HbA1c;Diagnose;y"]
+            + [
+                f"K{n % 3};{n // 2};1,{n};{days[n]};{'<4' if n % 9 == 0 else f'{n},5'};"
+                f"{'Q87' if n == 7 else 'I10'};{n % 2}"
+                for n in range(60)
+            ]
+        ).encode("latin-1")
+    )
+
+    def new(*options: str) -> tuple[int, str]:
+        status = main(["new", str(tmp_path / "project"), "--from-table", str(table), *options])
+        written = capsys.readouterr()
+        return status, written.out + written.err
+
+    for role in ("--target", "--person-column"):
+        status, words = new("--client-column", "Klinik", role, "Klinik")
+        assert status == 1
+        assert f"--client-column and {role} are both 'Klinik'" in words
+    status, words = new("--client-column", "Klinik")
+    assert status == 0
+    for line in (
+        "1 line with bytes that are no UTF-8",
+        "e: a number from 1 to 1.9",
+        "Tag: left out, it holds dates",
+        "HbA1c: left out, 7 of 60 values are no numbers (such as '<4')",
+        "Diagnose: one of I10, Q87; Q87 in fewer than 10 rows",
+        "mode: silos, for there are 3 clients: ROWS are hidden",
+    ):
+        assert line in words
+    (tmp_path / "project" / "task.toml").unlink()
+    status, words = new("--client-column", "Klinik", "--person-column", "Fall", "--mode", "clients")
+    assert "mode: clients, as --mode says" in words
+    assert 'mode = "clients"' in (tmp_path / "project" / "task.toml").read_text()
+
+
+def test_a_made_up_table_takes_no_columns_of_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", str(tmp_path / "project"), "--target", "y"]) == 1
+    assert "--target goes with --from-table" in capsys.readouterr().err
+    assert not (tmp_path / "project").exists()
 
 
 @pytest.mark.parametrize("taken", ["a file", "a folder with something in it"])

@@ -1,6 +1,7 @@
 """Coefficients: published figures, the optimum, and sensitivities against every pattern."""
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
@@ -137,6 +138,25 @@ def test_a_factor_is_exact_and_its_norm_rounded_up() -> None:
     participation = MinSeparation(10)
     together = sensitivity(factor.coefficients, rounds=100, participation=participation)
     assert together == pytest.approx(factor.norm * np.sqrt(10))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.999])
+@pytest.mark.parametrize("rounds", [1, 2, 11, 1000])
+def test_bands_never_do_harm_and_are_optimised_in_silence(rounds: int, momentum: float) -> None:
+    for bands in (1, 2, 3, 5, 50):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            c = banded_coefficients(bands, rounds=rounds, momentum=momentum)
+        assert Factor.nearest(c).bands == min(bands, rounds)
+        for iterates in ("mean", "last"):
+            error = relative_error(
+                c,
+                rounds=rounds,
+                participation=MinSeparation(bands),
+                momentum=momentum,
+                iterates=iterates,
+            )
+            assert error <= 1 + 1e-9
 
 
 def test_what_is_no_matrix_is_refused() -> None:

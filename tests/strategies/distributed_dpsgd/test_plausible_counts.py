@@ -57,7 +57,8 @@ def test_a_run_of_noise_alone_warns_once(tmp_path: Path, console: list[str]) -> 
         InProcessGrid(silo_app(load=FailsAfterTrials(persons, denied)), 4), initial(), num_rounds=3
     )
     (line,) = lines(console)
-    assert "far below persons = 160: silos add noise alone" in line
+    assert "within its noise" in line
+    assert "add noise alone, because their data did not load" in line
 
 
 def test_statistics_of_noise_alone_warn(tmp_path: Path, console: list[str]) -> None:
@@ -72,6 +73,14 @@ def test_more_persons_than_were_said_warn(tmp_path: Path, console: list[str]) ->
     strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=1)
     (line,) = lines(console)
     assert "far above persons = 40" in line
+
+
+def test_fewer_persons_for_testing_than_for_training_are_no_reason_to_warn(
+    tmp_path: Path, console: list[str]
+) -> None:
+    strategy = strategy_of(tmp_path, persons=1000, evaluation=EVALUATION)
+    strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=1)
+    assert not lines(console)
 
 
 def test_silos_that_all_take_part_are_no_reason_to_warn(tmp_path: Path, console: list[str]) -> None:
