@@ -5,6 +5,7 @@ piece is used the number that follows it is on disk, some numbers ahead, so that
 pieces and never uses one twice; an orderly end costs none.
 """
 
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from privacy.shared_inference.messages import (
     unseal,
 )
 
+_log = logging.getLogger(__name__)
 _MAGIC = b"BSSM"
 _HEAD = struct.Struct("<4sBB16sQQQ")
 _USED = struct.Struct("<16sQ")
@@ -159,6 +161,8 @@ class MaterialStore:
             If it was, or may have been.
         MaterialSpentError
             If there is none.
+        MaterialError
+            If its file cannot be read.
         MessageError
             If it was altered.
         """
@@ -168,9 +172,14 @@ class MaterialStore:
         size = self._size + OVERHEAD
         start = _HEAD.size + (question - first) * size
         if isinstance(where, Path):
-            with where.open("rb") as file:
-                file.seek(start)
-                sealed = memoryview(file.read(size))
+            try:
+                with where.open("rb") as file:
+                    file.seek(start)
+                    sealed = memoryview(file.read(size))
+            except OSError as error:
+                raise MaterialError(
+                    f"{where} cannot be read ({error.strerror}); the provider makes more material"
+                ) from error
         else:
             sealed = memoryview(where)[start : start + size]
         head = Head(Tag.MATERIAL, Party.PROVIDER, self._party, self._session, question)
@@ -195,6 +204,8 @@ class MaterialStore:
                 continue
             except MessageError as error:
                 raise MessageError(f"{path}: {error}; remove it") from error
+            except OSError as error:
+                raise MaterialError(f"{path} cannot be read: {error.strerror}") from error
             self._bundles.setdefault(first, (count, path))
         self._forget()
         return self.left - before
@@ -202,9 +213,13 @@ class MaterialStore:
     def close(self) -> None:
         """Let another process use the folder, from the next piece on."""
         if self._lock is not None and self._lock.is_locked:
-            if self._written != self._next:
-                self._write_used(self._next)
-            self._lock.release()
+            try:
+                if self._written != self._next:
+                    self._write_used(self._next)
+            except MaterialError as error:
+                _log.warning("%s; until then the pieces before %d are lost", error, self._written)
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> "MaterialStore":
         return self
@@ -218,18 +233,26 @@ class MaterialStore:
         self.close()
 
     def _open(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FileLock(folder / "lock")
         try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
             raise MaterialError(f"another process uses the material in {folder}; end it") from None
-        used = self._used_file
+        except OSError as error:
+            raise MaterialError(f"{folder} cannot be used: {error.strerror}") from error
+        try:
+            self._begin(self._used_file)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self, used: Path) -> None:
+        """Go on where the last process ended."""
         remove_leftovers(used)
         if used.exists():
             content = used.read_bytes()
             if len(content) != _USED.size or content[:16] != self._session:
-                self._lock.release()
                 raise MaterialError(
                     f"{used} is damaged, or of another session; give an empty folder and new "
                     "material"
@@ -259,6 +282,8 @@ class MaterialStore:
         ------
         MaterialUsedError
             If it was spent.
+        MaterialError
+            If that cannot be written down; nothing that is made of the piece may leave.
         """
         if question < self._next:
             raise MaterialUsedError(question, self._next)
@@ -268,7 +293,12 @@ class MaterialStore:
         self._forget()
 
     def _write_used(self, following: int) -> None:
-        write_durably(self._used_file, _USED.pack(self._session, following))
+        try:
+            write_durably(self._used_file, _USED.pack(self._session, following))
+        except OSError as error:
+            raise MaterialError(
+                f"{self._used_file} cannot be written ({error.strerror}); make room for it"
+            ) from error
         self._written = following
 
     def _forget(self) -> None:

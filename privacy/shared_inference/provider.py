@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from privacy.arguments import lasting_file, whole
 from privacy.files import replacement, write_durably
 from privacy.mechanisms.randomness import SystemRandomness
@@ -59,7 +61,8 @@ class Provider:
     Notes
     -----
     **Guarantee.** Material is of the operating system's randomness, fresh for every question; a
-    number is never dealt twice, also after a crash. The provider gets no message of anybody.
+    number is never dealt twice, also after a crash or by two processes at once. The provider gets
+    no message of anybody.
 
     **Assumptions.** It follows the protocol, its state stays secret, and it tells neither worker
     anything but the worker's own material.
@@ -161,11 +164,17 @@ class Provider:
 
     def _begun(self, questions: int) -> list[Bundle]:
         """The three parties' bundles for the next questions."""
-        first, plan, session = self._next, self._plan, self._secrets["session"]
-        # On disk before the first piece is made: after a crash numbers are left out, never dealt
-        # again.
-        self._next += questions
-        self._keep()
+        plan, session = self._plan, self._secrets["session"]
+        with ExitStack() as stack:
+            if self._file is not None:
+                # Another process may have dealt since.
+                stack.enter_context(FileLock(f"{self._file}.lock"))
+                self._next = _read(self._file, plan)[1]
+            first = self._next
+            # On disk before the first piece is made: after a crash numbers are left out, never
+            # dealt again.
+            self._next += questions
+            self._keep()
         sizes = (worker_piece_bytes(plan, 0), worker_piece_bytes(plan, 1), OWNER_PIECE_BYTES)
         parties = (Party.ALICE, Party.BOB, Party.DATA_OWNER)
         keys = [self._secrets[name] for name in ("alice_key", "bob_key", "owner_key")]

@@ -182,21 +182,22 @@ class WorkerServer:
         """Take in new material; a file that is none is logged."""
         try:
             came = self._worker.material.look()
-        except MessageError as error:
+        except (MaterialError, MessageError) as error:
             _log.warning("%s", error)
             return
         if came:
             _log.info("material for %d more questions", came)
 
     def _ahead(self) -> None:
-        """Work ahead of the next question."""
+        """Work ahead of the next question; a piece that is no good is refused when it is due."""
         with self._turn:
             material = self._worker.material
             if material.left <= _FEW:
                 self._look()
                 _log.warning("material for %d questions is left", material.left)
             if material.left and not self._worker.prepared:
-                self._worker.prepare()
+                with contextlib.suppress(MaterialError, MessageError):
+                    self._worker.prepare()
 
     def _attend(self, connection: socket.socket) -> None:
         """Hear a caller out."""
@@ -211,12 +212,10 @@ class WorkerServer:
                 raise LinkError(f"a caller was refused: its certificate is that of {name!r:.40}")
             timeout = self._limits.idle_seconds
             with Link(secured, max_bytes=self._question_bytes, timeout=timeout) as link:
-                with contextlib.suppress(MaterialError):
-                    self._ahead()
+                self._ahead()
                 while True:
                     link.send(self.reply(link.receive()))
-                    with contextlib.suppress(MaterialError):
-                        self._ahead()
+                    self._ahead()
         except LinkError as error:
             _log.info("%s", error)
         finally:

@@ -130,6 +130,9 @@ def test_a_worker_that_is_killed_and_restarted_loses_that_question_only(
         (["ask", "alice", "{}/plan", "--shared", "{}/data-owner"], "alice's and bob's addresses"),
         (["ask", "a:1,b:2", "{}/plan", "--shared", "{}/d", "--one-time-keys"], "--one-time-keys"),
         (["ask", "a:1,b:2", "{}/plan", "--shared", "{}/d"], "d/plan cannot be read"),
+        (["ask", "a:1,b:2", "{}/plan", "--shared", "{}/alice"], "another party than data_owner"),
+        (["ask", "a:1,b:2", "{}/plan", "--shared", "{}/model-owner"], "certificates in"),
+        (["ask", "a:1,b:2", "{}/plan", "--shared", "{}"], "certificates in"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_remedy(
@@ -143,8 +146,15 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(
     assert words in capsys.readouterr().err
 
 
-def test_the_same_material_is_refused_to_two_processes(session: Path) -> None:
+def test_the_same_material_is_refused_to_two_processes(
+    session: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = PartyFolder(session / "data-owner")
     owner = DataOwner(own.plan(), own.letter(), own.material)
-    with contextlib.closing(owner), pytest.raises(MaterialError, match="another process"):
-        DataOwner(own.plan(), own.letter(), own.material)
+    with contextlib.closing(owner):
+        with pytest.raises(MaterialError, match="another process"):
+            DataOwner(own.plan(), own.letter(), own.material)
+        (session / "digit.npy").touch()
+        asked = ["ask", "a:1,b:2", str(session / "digit.npy"), "--shared", str(own.path)]
+        assert main(asked) == 1
+        assert "another process uses the material" in capsys.readouterr().err

@@ -41,7 +41,8 @@ def authority(folder: Path, *names: str) -> Path:
     root = ec.generate_private_key(ec.SECP256R1())
     for name in ("ca", *names):
         key = root if name == "ca" else ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} of {folder.name}")])
+        own = f"ca of {folder.name}" if name == "ca" else name
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, own)])
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ca of {folder.name}")])
         builder = (
             x509.CertificateBuilder()

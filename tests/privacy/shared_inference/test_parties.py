@@ -19,6 +19,7 @@ from privacy.shared_inference import (
     converse_in_process,
     share_model,
 )
+from privacy.shared_inference import provider as provider_module
 from privacy.shared_inference.errors import (
     MaterialError,
     MaterialSpentError,
@@ -26,6 +27,7 @@ from privacy.shared_inference.errors import (
     MessageError,
     OutOfRangeError,
 )
+from privacy.shared_inference.messages import Head, Tag, seal
 from tests.privacy.shared_inference.parties import session
 from tests.privacy.shared_inference.shared_models import made
 
@@ -212,6 +214,12 @@ def test_a_worker_that_died_loses_what_it_had_begun_and_uses_nothing_twice(
         Worker(plan, letter(Party.ALICE), models[0], tmp_path / "ALICE")
     ) as after_an_orderly_end:
         assert after_an_orderly_end.material.next_question == caught.value.next_question + 1
+    strange = tmp_path / "ALICE" / "strange.material"
+    strange.write_bytes(here.provider.provision(1).bob)
+    with pytest.raises(MessageError, match="remove it"):
+        Worker(plan, letter(Party.ALICE), models[0], tmp_path / "ALICE")
+    strange.unlink()
+    Worker(plan, letter(Party.ALICE), models[0], tmp_path / "ALICE").close()
     other = Provider(plan)
     theirs = share_model(compiled, other.letter(Party.MODEL_OWNER))[0]
     with pytest.raises(MaterialError, match="another session"):
@@ -230,7 +238,13 @@ def test_bundles_are_removed_when_they_are_spent(compiled: SharedModel, tmp_path
     assert (tmp_path / "ALICE" / "000000000002.material").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_provider_deals_no_number_twice(compiled: SharedModel, tmp_path: Path) -> None:
+def _dies(*_: object) -> None:
+    raise MemoryError
+
+
+def test_a_provider_deals_no_number_twice(
+    compiled: SharedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state, plan = tmp_path / "state", compiled.plan
     first = Provider(plan, state)
     letters = [first.letter(Party(number)) for number in range(4)]
@@ -238,6 +252,12 @@ def test_a_provider_deals_no_number_twice(compiled: SharedModel, tmp_path: Path)
     again = Provider(plan, state)
     assert [again.letter(Party(number)) for number in range(4)] == letters
     assert again.provision(1).first == 5
+    assert first.provision(2).first == 6  # which knows of the other's
+    with monkeypatch.context() as patched:
+        patched.setattr(provider_module, "deal", _dies)
+        with pytest.raises(MemoryError):
+            again.provision(4)
+    assert Provider(plan, state).provision(1).first == 12
     assert state.stat().st_mode & 0o777 == 0o600
     state.write_bytes(state.read_bytes()[:-30])
     with pytest.raises(MaterialError, match="restore it"):
@@ -256,8 +276,21 @@ def test_no_two_questions_share_material(compiled: SharedModel) -> None:
     key = here.alice.material
     key.add(made_of.alice)
     here.bob.material.add(made_of.bob)
-    heads = [store.read(number)[:64] for store in (key, here.bob.material) for number in range(5)]
-    assert len(set(heads)) == 10
+    stores = key, here.bob.material
+    seeds = [
+        store.read(number)[start : start + 32]
+        for store in stores
+        for number in range(5)
+        for start in (0, 32, 64)
+    ]
+    assert len(set(seeds)) == 25  # both workers know a question's third one
+
+
+def test_no_message_is_sealed_as_another() -> None:
+    """A question's exchanges have one key, for both directions: their nonces must differ."""
+    head = Head(Tag.EXCHANGE, Party.ALICE, Party.BOB, bytes(16))
+    sealed = {seal(head, b"", bytes(32))[-28:-16] for _ in range(1000)}
+    assert len(sealed) == 1000
 
 
 def test_inputs_out_of_range_are_refused(compiled: SharedModel) -> None:

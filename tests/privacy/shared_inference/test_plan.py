@@ -83,6 +83,7 @@ HOSTILE = {
     "a line of other size": with_line(size=3),
     "a line of the future": with_line(source=1),
     "a line at the end": written(line(), logits=4),
+    "a line for a class": written(affine(0, 4), line(source=1, size=1), answer="class", logits=4),
     "windows of two": with_windows(0, 1, 2, 3, window=2),
     "windows of five": with_windows(0, 1, 2, 3, 3, window=5, places=5),
     "windows of truth": with_windows(0, 1, 2, 3, window=True),

@@ -251,6 +251,25 @@ def test_curves_are_lines_within_their_stated_error(name: str, low: float, high:
         assert made_of.error < 0.008
 
 
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.SiLU()])
+@pytest.mark.parametrize("ends", [(-3, 3), (-6, 6), (-12, 12), (-24, 24)])
+def test_curves_hold_at_the_ends_at_knots_and_between(
+    activation: nn.Module, ends: tuple[int, int]
+) -> None:
+    """Ranges that double: in one of them what is compared with a knot takes four bits more."""
+    model = nn.Sequential(nn.Linear(1, 1), activation).double()
+    with torch.no_grad():
+        model[0].weight.fill_(1)
+        model[0].bias.zero_()
+    given = {"input_shape": 1, "input_range": ends, "tolerance": 0.02}
+    compiled = compile_model(model, **given, batch_size=400)
+    (step,) = (step for step in compiled.plan.steps if isinstance(step, LineStep))
+    knots = np.array(step.knots) * 2.0 ** (step.shift - 2 * compiled.plan.input_bits)
+    assert (abs(knots) < ends[1]).all()
+    near = np.concatenate([knots, knots - 1e-9, knots + 1e-9, (knots[1:] + knots[:-1]) / 2, ends])
+    check(compiled, np.resize(np.concatenate([near, np.linspace(*ends, 400)]), (400, 1)))
+
+
 def test_what_cannot_be_evaluated_is_refused() -> None:
     with pytest.raises(UnsupportedLayerError, match="Mish"):
         compile_model(nn.Sequential(nn.Mish(), nn.Linear(2, 2)), input_shape=2, input_range=(0, 1))

@@ -3,23 +3,30 @@
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from privacy.shared_inference import (
+    Address,
+    Link,
     SharedModel,
     Worker,
     WorkerLimits,
     WorkerServer,
     compile_model,
 )
+from privacy.shared_inference.between import Between
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
 from privacy.shared_inference.frames import Kind, State, frame, refusal, refused, split
+from privacy.shared_inference.messages import Head, Party, Tag
 from tests.privacy.shared_inference.parties import session
 from tests.privacy.shared_inference.shared_models import made
+from tests.privacy.shared_inference.test_link import authority, connected, context
 from tests.privacy.shared_inference.test_parties import mutations
 
 INPUT = np.linspace(-1, 1, 10)
@@ -35,7 +42,9 @@ def compiled() -> SharedModel:
 def serving(worker: Worker) -> Iterator[WorkerServer]:
     """Bob's server, which nobody calls."""
     listening = socket.create_server(("127.0.0.1", 0))
-    with WorkerServer(worker, listening, listens=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as server:
+    nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    limits = WorkerLimits(patience=0.05)
+    with WorkerServer(worker, listening, listens=nobody, limits=limits) as server:
         yield server
 
 
@@ -83,6 +92,73 @@ def test_new_files_of_material_are_taken_in_when_they_are_whole(
     assert not [*own.glob("*.material")]
 
 
+def test_material_that_is_no_good_loses_its_question_only(
+    compiled: SharedModel, tmp_path: Path
+) -> None:
+    """Bob's first piece is altered, his third one's file is gone, and then his disk is full."""
+    here = session(compiled, 0, tmp_path)
+    for count in (2, 1, 1):
+        here.provision(count)
+    files = sorted((tmp_path / "BOB").glob("*.material"))
+    content = bytearray(files[0].read_bytes())
+    content[len(content) // 4] ^= 1
+    files[0].write_bytes(content)
+    asked = [frame(Kind.QUESTION, here.owner.ask(INPUT).for_bob) for _ in range(4)]
+    with serving(here.bob) as server:
+        server._ahead()  # as after each question: what is no good must not end the connection
+        assert "was altered" in text_of(server.reply(asked[0]))
+        assert "alice has not called" in text_of(server.reply(asked[1]))
+        files[1].unlink()
+        server._ahead()
+        assert "cannot be read" in text_of(server.reply(asked[2]))
+        here.bob.material._written = 0
+        (tmp_path / "BOB" / "used").unlink()
+        (tmp_path / "BOB" / "used").mkdir()
+        assert "cannot be written" in text_of(server.reply(asked[3]))
+        assert here.bob.material.next_question == 2  # of questions that were answered
+
+
+def text_of(reply: bytes) -> str:
+    kind, body = split(reply)
+    assert kind == Kind.REFUSAL
+    return str(refused(body, "bob"))
+
+
+@pytest.mark.parametrize(
+    ("name", "caller"),
+    [("bob", "bob"), ("bob", "model-owner"), ("alice", "alice"), ("alice", "bob")],
+)
+def test_nobody_asks_but_the_data_owner(
+    name: str, caller: str, compiled: SharedModel, tmp_path: Path
+) -> None:
+    here = session(compiled, 1)
+    folder = authority(tmp_path / "trusted", "alice", "bob", "data-owner", "model-owner")
+    given: dict[str, Any] = {"listens": context(folder, name, folder, listens=True)}
+    if name == "alice":
+        calling = context(folder, name, folder, listens=False)
+        given |= {"calling": calling, "bob": Address("127.0.0.1", 1)}
+    worker = here.alice if name == "alice" else here.bob
+    listening = socket.create_server(("127.0.0.1", 0))
+    with WorkerServer(worker, listening, **given) as server:
+
+        def asked(own: str) -> bytes:
+            one = socket.create_connection(listening.getsockname())
+            attending = threading.Thread(target=server._attend, args=(listening.accept()[0],))
+            server._places.acquire()
+            attending.start()
+            calls = context(folder, own, folder, listens=False)
+            try:
+                with Link(calls.wrap_socket(one, server_hostname=name), timeout=5.0) as link:
+                    link.send(frame(Kind.STATE))
+                    return link.receive()
+            finally:
+                attending.join()
+
+        with pytest.raises(LinkError, match="gone"):
+            asked(caller)
+        assert asked("data-owner")[0] == Kind.STATE
+
+
 @pytest.mark.parametrize("error", [MaterialError("a"), LinkError("b"), MessageError("c")])
 def test_refusals_say_why(error: Exception) -> None:
     kind, body = split(refusal(error))
@@ -98,10 +174,56 @@ def test_refusals_that_are_none_are_errors(body: bytes) -> None:
 
 def test_a_worker_alone_says_who_is_missing(compiled: SharedModel) -> None:
     here = session(compiled, 2)
-    listening = socket.create_server(("127.0.0.1", 0))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    limits = WorkerLimits(patience=0.05)
-    with WorkerServer(here.bob, listening, listens=context, limits=limits) as server:
-        kind, body = split(server.reply(frame(Kind.QUESTION, here.owner.ask(INPUT).for_bob)))
-    assert kind == Kind.REFUSAL
-    assert "alice has not called" in str(refused(body, "bob"))
+    with serving(here.bob) as server:
+        reply = server.reply(frame(Kind.QUESTION, here.owner.ask(INPUT).for_bob))
+    assert "alice has not called" in text_of(reply)
+
+
+def about(question: int) -> bytes:
+    return Head(Tag.EXCHANGE, Party.BOB, Party.ALICE, bytes(16), question).to_bytes() + bytes(28)
+
+
+@contextlib.contextmanager
+def between(*sent: bytes) -> Iterator[tuple[Between, list[Link]]]:
+    """Alice's link to bob, who sends one message on each call and is silent after it."""
+    pairs = [connected() for _ in sent]
+    bobs = [Link(other, timeout=5.0) for _, other in pairs]
+    for link, message in zip(bobs, sent, strict=True):
+        link.send(message)
+    calls = (Link(one, timeout=5.0) for one, _ in pairs)
+    with contextlib.ExitStack() as stack:
+        for link in bobs:
+            stack.enter_context(link)
+        made_of = Between("bob", call=lambda: next(calls), patience=5.0, timeout=5.0)
+        stack.callback(made_of.close)
+        yield made_of, bobs
+
+
+def test_what_is_left_of_earlier_questions_is_left_behind() -> None:
+    with between(about(3), b"?", about(5), about(6)) as (link, bobs):
+        assert link.exchange(5, about(5)) == about(5)
+        for bob in bobs[:3]:
+            assert bob.receive() == about(5)  # the same bytes on every call
+        with pytest.raises(LinkError, match="gone"):
+            bobs[0].receive()
+        bobs[2].close()
+        with pytest.raises(LinkError, match="gone"):
+            link.exchange(5, about(5))
+        assert link.exchange(6, about(6)) == about(6)
+
+
+def test_a_worker_that_is_ahead_is_an_error_at_once() -> None:
+    with between(about(6)) as (link, _), pytest.raises(LinkError, match="is at question 6"):
+        link.exchange(5, about(5))
+
+
+def test_a_new_call_takes_the_place_of_the_last() -> None:
+    with between() as (link, _):
+        ends = [connected() for _ in range(2)]
+        for one, _ in ends:
+            link.offer(Link(one, timeout=5.0))
+        with Link(ends[0][1], timeout=5.0) as old, pytest.raises(LinkError, match="gone"):
+            old.receive()
+        with Link(ends[1][1], timeout=5.0) as new:
+            new.send(about(5))
+            assert link.exchange(5, about(5)) == about(5)
