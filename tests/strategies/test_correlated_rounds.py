@@ -558,6 +558,13 @@ def test_a_row_that_opened_nothing_is_not_the_next_that_must_be_afforded(tmp_pat
     assert result.privacy.secure_aggregation.aborted_rounds == (3,)
 
 
+def test_more_noise_than_fits_its_integers_is_refused_by_its_name(tmp_path: Path) -> None:
+    strategy = banded(tmp_path, noise_multiplier=2.0**17, budget=Budget(math.inf, 1e-5))
+    with pytest.raises(ValueError, match=r"noise_multiplier is 131072.*give at most \d"):
+        strategy.start(grid_of(30), model((SIZE,)), num_rounds=9)
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
+
+
 @pytest.mark.parametrize(("bands", "drowned"), [(1, True), (4, False)])
 def test_noise_that_is_taken_back_drowns_nothing(bands: int, drowned: bool, tmp_path: Path) -> None:
     """Independent noise would carry the model 1.3 times as far as all clients can."""
