@@ -24,7 +24,7 @@ from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines
 from flower_app.report.silo_metrics import silo_metrics
 from flower_app.report.software import software
-from flower_app.report.task_metrics import task_metrics
+from flower_app.report.task_metrics import protected_unit, task_metrics
 from flower_app.settings import Settings
 from flower_app.shared.evaluation import run_shared_test
 from flower_app.training.progress import ProgressLogger, predicted
@@ -173,7 +173,7 @@ def _draw(
             epsilon=report.epsilon_by_round,
             budget=settings.epsilon,
             delta=report.delta,
-            unit="record" if silos else "client",
+            unit=protected_unit(task_metrics(settings), has_silos=silos),
             played="step" if silos else "round",
         )
     scale = report.sampling_rate * (settings.total_weight or report.population)

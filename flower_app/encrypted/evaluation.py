@@ -128,7 +128,8 @@ def run_encrypted_test(
             "answer_bytes": max(answer for _, answer in sizes),
             "public_key_bytes": len(material),
             "security_bits": plan.security_bits,
-            "release": "full-precision logits under a key thrown away: public test data only",
+            "release": "full-precision logits of test data alone, which ε does not cover, under "
+            "a key thrown away",
         },
         labels=labels.tolist(),
         answers=answers.tolist(),

@@ -19,7 +19,7 @@ HEAD = (
 <h1>{{ m.model }} on {{ m.dataset }}: a {{ "private " if c.private }}federated run{%
 if silos %} over {{ c.silos }} silos{% endif %}</h1>
 <p class="soft">{{ when }} · {{ "deployed SuperNodes" if m.deployed else "simulation" }} ·
-{% if silos %}{{ c.silos }} silos, about {{ n(c.population) }} records in all{% else
+{% if silos %}{{ c.silos }} silos, about {{ n(c.population) }} {{ one }}s in all{% else
 %}{{ n(c.population) }} clients{% endif %} · {{ c.rounds }} {{ played }}s · bloomseal
 {{ m.software.version }}{{ " · resumed after it had broken off" if m.resumed }}</p>
 {% if not c.private %}<p class="warn"><strong>This run is not private:</strong> its randomness was
@@ -74,7 +74,7 @@ ABOUT = """<h2 id="about">Who, what and why</h2>
 
 ACCURACY = """<h2 id="accuracy">Accuracy, and what privacy cost of it</h2>
 <p>{{ percent(m.accuracy.test) }} of the {{ n(tested_on) ~ " " if tested_on }}test {{ things }} of
-the data set{{ "" if task else ", which are public" }}, are classified right{%
+the data set{{ "" if task else ", which are public," }} are classified right{%
 if commonest is not none %}; always answering the commonest class
 is right for {{ percent(commonest) }}{% endif %}.
 {% if compared %}An otherwise like run with {{ compared.noise }} reached
@@ -87,7 +87,7 @@ thousands).{% endif %}</p>
 <p>Recall: of the {{ things }} of a class, those that were recognised. Precision: of the answers
 that name it, those that were right.</p>
 <table><thead><tr><th>Class</th><th>Recall</th><th>Precision</th>
-<th>Images</th></tr></thead><tbody>
+<th>{{ things|capitalize }}</th></tr></thead><tbody>
 {% for row in classes %}<tr><th>{{ row.name }}</th>
 <td class="number">{{ percent(row.recall) if row.recall is not none else "–" }}</td>
 <td class="number">{{ percent(row.precision) if row.precision is not none else "–" }}</td>

@@ -13,6 +13,7 @@ from flower_app.report.page_pictures import Picture
 from flower_app.report.privacy_metrics import reports_were_seen
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.silo_metrics import observers, silos_in_words
+from flower_app.report.task_metrics import protected_unit
 from flower_app.report.template import TEMPLATE
 from flower_app.report.verdict import verdict_on
 from privacy.accounting import CyclicGroups, GaussianRelease, Poisson, epsilon, large_delta
@@ -37,7 +38,7 @@ def write_report(
     page = environment.from_string(TEMPLATE).render(
         **(_about_silos if has_silos else _about_clients)(metrics),
         silos=has_silos,
-        one=_protected(metrics, has_silos=has_silos),
+        one=protected_unit(metrics["task"], has_silos=has_silos),
         task=metrics["task"],
         thing=metrics["task"]["things"][0] if metrics["task"] else "image",
         things=metrics["task"]["things"][1] if metrics["task"] else "images",
@@ -69,13 +70,6 @@ def write_report(
         number=_number,
     )
     folder.file("report.html").write_text(page, encoding="utf-8")
-
-
-def _protected(metrics: Mapping[str, Any], *, has_silos: bool) -> str:
-    """What each of, ε is of."""
-    if not has_silos:
-        return "client"
-    return "person" if metrics["task"] and metrics["task"]["unit"] == "person" else "record"
 
 
 def _about_run(
@@ -113,7 +107,10 @@ def _about_run(
 
 def _tested_on(task: Mapping[str, Any]) -> str:
     """Whose examples the accuracies are of: no noise hides those."""
-    whose = task["test"] or f"those kept for testing in this simulation ({task['test_share']:g})"
+    whose = (
+        task["test"]
+        or f"those kept for testing in this simulation ({100 * task['test_share']:g} %)"
+    )
     return f"{whose}; the accuracies of this page hold no noise for them"
 
 

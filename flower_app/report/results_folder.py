@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flower_app.errors import SettingError, counted, wrong
 from flower_app.models.specs import MODELS
+from flower_app.report.task_metrics import protected_unit
 from flower_app.settings import Settings
 from flower_app.tasks import Task, read_task
 from privacy.files import replacement, write_durably
@@ -154,8 +155,9 @@ def closing_lines(folder: Path) -> list[str]:
     metrics = json.loads((folder / _METRICS).read_text())
     allowed = json.loads((folder / "config.json").read_text())["epsilon"]
     privacy, encrypted = metrics["privacy"], metrics["encrypted"]
-    unit = "client" if "client_level" in privacy else "record"
-    level = privacy[f"{unit}_level"]
+    has_silos = "client_level" not in privacy
+    unit = protected_unit(metrics["task"], has_silos=has_silos)
+    level = privacy["record_level" if has_silos else "client_level"]
     spent = level["epsilon"]
     things = metrics["task"]["things"] if metrics["task"] else ("image", "images")
     one = f"{'an' if things[0] == 'image' else 'a'} {things[0]}"

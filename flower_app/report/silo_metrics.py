@@ -12,7 +12,7 @@ from strategies import PrivacyReport
 
 
 def silo_metrics(settings: Settings, report: PrivacyReport, paid: LedgerContents) -> dict[str, Any]:
-    """The privacy of a record against each who looks, the noise in shares, the cost of tuning."""
+    """ε of a person, or record, against each who looks, the noise in shares, tuning's cost."""
     silos = FewSilos(settings.silos, settings.colluders)
     honest = SiloGaussian(silos.min_silos, silos.colluders).honest
     curator = report.noise_multiplier / (report.sampling_rate * report.population)
@@ -26,7 +26,7 @@ def silo_metrics(settings: Settings, report: PrivacyReport, paid: LedgerContents
         "colluders": silos.colluders,
         "honest": honest,
         "noise_of_average": {
-            "one trusted curator of all records": curator,
+            "one trusted curator of all data": curator,
             "the silos in shares, as in this run, when all take part": curator
             * sqrt(silos.silos / honest),
             "each silo all by itself": curator * sqrt(silos.silos),
@@ -41,7 +41,10 @@ def _unit(settings: Settings) -> str:
     if task is None:
         return "one record of one silo: an image with its label"
     if task.person:
-        return f"one person of one silo ({task.person}), with all of that person's rows there"
+        return (
+            f"one person of one silo (its column: {task.person}), with all of that person's rows "
+            "there"
+        )
     return f"one {task.things[0]} of one silo, with its class"
 
 

@@ -1,8 +1,19 @@
 """A task of the user's in ``metrics.json``: what it sees and answers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from flower_app.settings import Settings
+
+
+def protected_unit(task: Mapping[str, Any] | None, *, has_silos: bool) -> str:
+    """Whom ε is of: a ``client``, or in a silo a ``person`` or a ``record``.
+
+    ``task`` is what :func:`task_metrics` returned.
+    """
+    if not has_silos:
+        return "client"
+    return "person" if task and task["unit"] == "person" else "record"
 
 
 def task_metrics(settings: Settings) -> dict[str, Any] | None:

@@ -48,9 +48,9 @@ def implausible_test_count(
     opened = f"The silos' noised number of {unit}s for testing is {count:,.0f} ± {deviation:,.0f}"
     if count <= _SEEN * deviation:
         return (
-            f"{opened}, within its noise: the silos have too few for testing to be seen through it, "
-            "or add noise alone, because their data did not load. Ask them for their logs, or give "
-            "evaluations less noise."
+            f"{opened}, within its noise: the silos have too few for testing to be seen through "
+            "it, or add noise alone, because their data did not load. Ask them for their logs, or "
+            "give evaluations less noise."
         )
     if count > 2 * persons + _BEYOND * deviation:
         return (

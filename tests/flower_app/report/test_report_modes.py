@@ -18,6 +18,7 @@ from flower_app.report.privacy_metrics import privacy_metrics
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.report.software import software
+from flower_app.report.task_metrics import task_metrics
 from flower_app.settings import Settings
 from flower_app.training.resumption import with_settings_of_run
 from privacy.accounting import (
@@ -106,6 +107,7 @@ def told(
         "software": software(),
         "model": settings.model,
         "dataset": settings.dataset,
+        "task": task_metrics(settings),
         "deployed": settings.deployed,
         "about": dict.fromkeys(("controller", "contact", "purpose"), "") | dict(about),
         "accuracy": {"test": 0.9, **accuracy},

@@ -57,7 +57,7 @@ def test_the_run_learns_and_its_report_says_who_and_why(run: Run, task: Path) ->
         "To try a private run: who will see a doctor",
         "Nobody: these data are made up",
         "no visit, a visit",
-        "to evaluate one encrypted row",
+        "ms to evaluate one row",
         "those kept for testing in this simulation",
     ):
         assert words in " ".join(page.split())

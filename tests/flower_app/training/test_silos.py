@@ -15,7 +15,8 @@ from flower_app import client_app, server_app
 from flower_app.data import load_dataset, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
-from flower_app.report.results_folder import closing_lines, trained_model
+from flower_app.report.report import write_report
+from flower_app.report.results_folder import ResultsFolder, closing_lines, trained_model
 from flower_app.settings import Settings
 from flower_app.training import silo_node
 from flower_app.training.assembly import check_run
@@ -100,6 +101,28 @@ def test_its_page_is_valid_and_speaks_of_records_and_silos(run: Run) -> None:
         "encrypted.png",
         "holdings.png",
     }
+
+
+def test_a_run_that_protects_persons_says_so_everywhere(run: Run, tmp_path: Path) -> None:
+    task = {"unit": "person", "things": ["row", "rows"], "inputs": ["age"], "target": "visit"}
+    task |= {"classes": ["no", "yes"], "test": None, "test_share": 0.2}
+    config = json.loads((run.folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_report(ResultsFolder(tmp_path), run.metrics | {"task": task}, config, {})
+    page = words(tmp_path)
+    for sentence in (
+        "45,000 persons in all",
+        "Person-level differential privacy",
+        "No person moves a step's sum",
+        "of one person's gradient",
+        "One person in two silos counts as two",
+        "a person in two silos counts as two",
+    ):
+        assert sentence in page
+    for wrong in ("Record-level", "one record", "records in all"):
+        assert wrong not in page.replace(run.metrics["privacy"]["record_level"]["unit"], "")
+    (tmp_path / "metrics.json").write_text(json.dumps(run.metrics | {"task": task}))
+    assert any("person-level" in line for line in closing_lines(tmp_path))
 
 
 def test_its_model_can_be_asked_and_its_end_is_told_like_any_other(run: Run) -> None:
