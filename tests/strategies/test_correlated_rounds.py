@@ -346,6 +346,18 @@ def test_clients_that_are_not_known_again_begin_without_a_past(
     assert len({event.instance for event in paid(tmp_path)}) == 2
 
 
+def test_a_run_that_ends_early_says_that_its_secret_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    enough_for_two_turns = {"noise_multiplier": 2.0, "budget": Budget(4.0, 1e-5)}
+    result = banded(tmp_path, **enough_for_two_turns).start(Asked(), model((SIZE,)), num_rounds=40)
+    assert result.privacy is not None
+    assert result.privacy.stopped is not None
+    file = secret_file(tmp_path / "checkpoint")
+    assert file.exists()
+    assert f"{file} is left for a run that goes on" in caplog.text
+
+
 def test_the_same_list_is_known_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(tmp_path, 6, population=people(0))
     banded(tmp_path, population=people(0)).start(Asked(), model((SIZE,)), num_rounds=9)
