@@ -44,6 +44,7 @@ def results(tmp_path: Path) -> Path:
             "ms_per_image": 1.5,
             "security_bits": 128,
         },
+        "task": None,
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
