@@ -182,9 +182,10 @@ def audit_strategy(
     - *less a second run*: the same, less what a second run without any canary did. It changes
       nothing where noise is fresh, and finds noise that comes from a seed or is used twice.
 
-    With Poisson sampling the sizes of the cohorts are tested too. With correlated noise a further
-    run, whose clients send the model back as it came, shows the noise alone: its size, its factor,
-    that no round is given another's, and that nobody is asked before its turn.
+    With Poisson sampling the sizes of the cohorts are tested too (within groups, of whole turns).
+    With correlated noise a further run, whose clients send the model back as it came, shows the
+    noise alone: its size, its factor, that no round is given another's, and that nobody is asked
+    before its turn.
 
     **Guarantee.** That of :func:`privacy.audit.audit`: a correct strategy is contradicted in at
     most a fraction ``1 - confidence`` of audits.
@@ -248,7 +249,11 @@ def audit_strategy(
         if report is None or report.population != clients + canaries:
             raise ValueError(another_population)
         claims.append((report, strategy.sampling))
-        cohort_sizes.extend(grid.cohort_sizes[number] for number in report.epsilon_by_round)
+        sizes = [grid.cohort_sizes[number] for number in report.epsilon_by_round]
+        # Groups are no secret, and their sizes stay; a whole turn draws each client once.
+        groups = getattr(strategy.sampling, "groups", 1)
+        turns = range(0, len(sizes) - groups + 1, groups)
+        cohort_sizes.extend(sum(sizes[first : first + groups]) for first in turns)
         return directions.along(_flat(result.arrays) - _flat(initial_arrays))
 
     def run(included: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.float64]]:
@@ -257,7 +262,9 @@ def audit_strategy(
 
     def cohorts() -> float | None:
         _, sampling = claims[0]
-        if not isinstance(sampling, Poisson) or sampling.rate == 1:
+        if not isinstance(sampling, Poisson | CyclicGroups) or sampling.rate == 1:
+            return None
+        if not cohort_sizes:  # not one turn of all groups
             return None
         return poisson_cohort_p_value(
             cohort_sizes, population=clients + canaries, rate=sampling.rate

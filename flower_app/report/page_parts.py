@@ -160,6 +160,9 @@ clients' updates add up to, estimated from the released models. Where orange is 
 {{ played }} tells what the clients sent. The model learns all the same: the noise of many
 {{ played }}s points everywhere and cancels out, and what clients have in common does not. Noise far
 above over the whole run means a model of little use; noise far below, a large ε.</p>
+{% elif c.sampling == "cyclic-groups" %}
+<p>No picture holds the noise of a round against its sum: one round has more noise than stays in the
+model, for later rounds take a part of it back.</p>
 {% endif %}
 """
 

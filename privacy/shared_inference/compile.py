@@ -18,8 +18,8 @@ from privacy.shared_inference.clear import in_the_clear
 from privacy.shared_inference.compiler.fixed_point import fixed_point
 from privacy.shared_inference.compiler.layers import LAYERS
 from privacy.shared_inference.compiler.network import nodes
-from privacy.shared_inference.errors import UnsupportedLayerError
-from privacy.shared_inference.plan import Plan
+from privacy.shared_inference.errors import CannotPlanError, UnsupportedLayerError
+from privacy.shared_inference.plan import MAX_WORDS, Plan
 from privacy.shared_inference.ring import Ring, as_signed, quantised
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class SharedModel:
     """A model made ready for questions in shares; made by :func:`compile_model`.
 
     It is the model owner's. Others see the plan; the workers get the weights in shares, by
-    :meth:`ModelOwner.share`.
+    :func:`share_model`.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ def compile_model(
     UnsupportedLayerError
         If a layer cannot be evaluated, or the model differs from PyTorch as compiled.
     CannotPlanError
-        If no precision proves the tolerance in 64 bits.
+        If no precision proves the tolerance in 64 bits, or a question takes too much memory.
     ValueError
         If an argument is out of its range.
     """
@@ -155,6 +155,11 @@ def compile_model(
         error=made.error,
         steps=tuple(made.steps),
     )
+    if plan.words > MAX_WORDS:
+        raise CannotPlanError(
+            f"model and question take {plan.words} words of memory, and {MAX_WORDS} are allowed; "
+            "give a smaller batch_size"
+        )
     if tolerance is None and made.error > max(tolerances):
         _log.warning(
             "compile_model: no plan proves a logit to within %.3g, half of how far typical logits "

@@ -19,7 +19,16 @@ from privacy.shared_inference.errors import (
     MaterialUsedError,
     MessageError,
 )
-from privacy.shared_inference.messages import OVERHEAD, VERSION, Head, Party, Tag, seal, unseal
+from privacy.shared_inference.messages import (
+    OVERHEAD,
+    VERSION,
+    Head,
+    Party,
+    Tag,
+    another_format,
+    seal,
+    unseal,
+)
 
 _MAGIC = b"BSSM"
 _HEAD = struct.Struct("<4sBB16sQQQ")
@@ -279,8 +288,10 @@ class MaterialStore:
         if len(head) < _HEAD.size:
             raise _CutShortError("the material is cut short")
         magic, version, party, session, first, count, size = _HEAD.unpack(head)
-        if magic != _MAGIC or version != VERSION:
-            raise MessageError(f"not material of format {VERSION}; use the same release everywhere")
+        if magic != _MAGIC:
+            raise MessageError("no material of shared inference")
+        if version != VERSION:
+            raise MessageError(f"the material is {another_format(version)}")
         if party != self._party or session != self._session:
             raise MessageError("the material is for another party, or of another session")
         if size != self._size:

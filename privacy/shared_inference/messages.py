@@ -24,7 +24,7 @@ from privacy.shared_inference.errors import MessageError
 from privacy.shared_inference.plan import Plan
 from privacy.shared_inference.ring import SEED_BYTES
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"BSSI"
 _HEADER = struct.Struct("<4sBBBB16sQI")
 _NONCE_BYTES = 12
@@ -118,11 +118,21 @@ def question_of(message: bytes) -> int:
     return int(_HEADER.unpack_from(message)[6])
 
 
+def another_format(version: int) -> str:
+    """What a message, letter or material of another release is, and what to do."""
+    return (
+        f"of format {version}, and this release's is {VERSION}; use the same release everywhere, "
+        "and begin a new session"
+    )
+
+
 def _difference(message: bytes | memoryview, head: Head) -> str:
     magic, version, tag, sender, recipient, session, question, part = _HEADER.unpack_from(message)
     name = head.tag.name.lower()
-    if magic != _MAGIC or version != VERSION:
-        return f"not a message of format {VERSION}; use the same release on both sides"
+    if magic != _MAGIC:
+        return f"the {name} is no message of shared inference"
+    if version != VERSION:
+        return f"the {name} is {another_format(version)}"
     if tag != head.tag:
         return f"expected a {name}, got a message of kind {tag}"
     if session != head.session:
@@ -169,8 +179,10 @@ class Letter:
         if not isinstance(letter, bytes | bytearray) or len(letter) < _LETTER.size:
             raise MessageError("a letter is bytes, from Provider.letter")
         magic, version, number, session, digest = _LETTER.unpack_from(letter)
-        if magic != _LETTER_MAGIC or version != VERSION:
-            raise MessageError(f"not a letter of format {VERSION}; use the same release everywhere")
+        if magic != _LETTER_MAGIC:
+            raise MessageError("a letter is bytes, from Provider.letter")
+        if version != VERSION:
+            raise MessageError(f"the letter is {another_format(version)}")
         if number not in [*parties]:
             names = " or ".join(party.name.lower() for party in parties)
             raise MessageError(f"the letter is for another party than {names}")

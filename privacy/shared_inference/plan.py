@@ -26,12 +26,15 @@ from privacy.shared_inference.errors import MessageError
 from privacy.shared_inference.ring import Structure
 
 _MAGIC = b"BSSP"
-_VERSION = 1
+_VERSION = 2
 _HEAD = struct.Struct("<4sBQ")
 MAX_WIDTH = 62
 """Bits of a value that is compared or shortened, with its sign."""
 _MAX_PLAN_BYTES = 1 << 30
 _MAX_ELEMENTS = 1 << 26
+MAX_WORDS = 1 << 28
+"""Of a plan's :attr:`Plan.words`: who reads a plan must not be made to set aside any memory."""
+_MAX_AXES = 32
 Places = NDArray[np.int32]
 
 
@@ -208,6 +211,12 @@ class Plan:
         """Numbers of the model that are shared."""
         return sum(step.weights for step in self.steps if isinstance(step, AffineStep))
 
+    @cached_property
+    def words(self) -> int:
+        """64-bit words of the model, and of a question's wires and comparison keys."""
+        keys = sum(correction_words(step, self.batch_size) for step in self.steps)
+        return self.weights + sum(self.sizes) * self.batch_size + keys
+
     @property
     def class_bits(self) -> int:
         """Bits that hold a class."""
@@ -371,14 +380,20 @@ def _read(given: bytes) -> Plan:
         raise MessageError("a plan is bytes, 1 GiB at most")
     given = bytes(given)
     magic, version, length = _HEAD.unpack_from(given)
-    if magic != _MAGIC or version != _VERSION:
-        raise MessageError(f"not a plan of format {_VERSION}; use the same release on both sides")
+    if magic != _MAGIC:
+        raise MessageError("not a plan of shared inference")
+    if version != _VERSION:
+        raise MessageError(
+            f"a plan of format {version}, and this release reads format {_VERSION}; use the same "
+            "release everywhere, and compile the model anew"
+        )
     start = _HEAD.size
     fields: dict[str, Any] = json.loads(given[start : start + length])
     if fields.keys() != Plan.__dataclass_fields__.keys():
         raise MessageError("the plan's fields are others; use the same release on both sides")
     arrays = _Arrays(given[start + length :])
     shape = tuple(_whole(size, 1, _MAX_ELEMENTS) for size in fields["input_shape"])
+    _whole(len(shape), 0, _MAX_AXES)
     sizes = [_whole(math.prod(shape), 1, _MAX_ELEMENTS)]
     steps = []
     for listed in fields["steps"]:
@@ -406,6 +421,8 @@ def _read(given: bytes) -> Plan:
         error=float(error),
         steps=tuple(steps),
     )
+    if plan.words > MAX_WORDS:
+        raise MessageError(f"the plan takes {plan.words} words of memory; {MAX_WORDS} are allowed")
     if plan.to_bytes() != given:
         raise MessageError("the plan is not written as this release writes it")
     return plan

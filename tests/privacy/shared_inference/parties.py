@@ -18,7 +18,7 @@ from privacy.shared_inference import (
     share_model,
 )
 from privacy.shared_inference.material import deal, input_mask, read_piece
-from privacy.shared_inference.plan import Plan
+from privacy.shared_inference.plan import ComparingStep, Plan
 from privacy.shared_inference.ring import Ring, Stream
 from privacy.shared_inference.worker_steps import WeightShares, answer, prepare
 
@@ -74,7 +74,7 @@ class Protocol:
     plan: Plan
     weights: Ring
     opened: list[bytes] = field(default_factory=list)
-    """What the workers told each other, with the question: (messages, ...)."""
+    """The question, what the workers told each other and what both add up to, and their shares."""
 
     def __post_init__(self) -> None:
         both = [Stream(os.urandom(32)).take(self.plan.weights) for _ in range(2)]
@@ -96,6 +96,7 @@ class Protocol:
 
     def _turns(self, alice: Iterator[bytes], bob: Iterator[bytes]) -> Ring:
         sides, made, sent = (alice, bob), [None, None], [None, None]
+        kinds = iter(exchanged_kinds(self.plan))
         while any(share is None for share in made):
             moved = []
             for side in (0, 1):
@@ -105,6 +106,18 @@ class Protocol:
                     made[side] = end.value
                     moved.append(None)
             sent = moved
-            self.opened += [message for message in sent if message is not None]
+            if None not in sent:
+                kind = next(kinds)
+                one, other = (np.frombuffer(message, kind) for message in sent)
+                both = one ^ other if kind == np.uint8 else one + other
+                self.opened += [*sent, both.tobytes()]
         self.opened += [share.tobytes() for share in made]
         return made[0] + made[1]
+
+
+def exchanged_kinds(plan: Plan) -> list[type]:
+    """Of the exchanges in their order: bits, whose sum is XOR, or elements of the ring."""
+    kinds: list[type] = []
+    for step in plan.steps:
+        kinds += [np.uint8] * isinstance(step, ComparingStep) + [np.uint64]
+    return kinds[:-1]

@@ -1,8 +1,6 @@
 """On shares the workers compute what the integers give, and the integers what PyTorch gives."""
 
-import json
 import math
-import struct
 
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ from privacy.shared_inference.plan import (
 from privacy.shared_inference.ring import as_signed, quantised
 from tests.privacy.shared_inference.parties import Protocol
 from tests.privacy.shared_inference.shared_models import MODELS, made
+from tests.privacy.shared_inference.test_plan import written
 
 
 def drawn(compiled: SharedModel, count: int, seed: int = 0) -> np.ndarray:
@@ -192,19 +191,7 @@ def one_step(kind: str, shift: int, batch: int) -> Plan:
     ]
     if kind == "relu":
         steps[0] = {"kind": kind, "source": 0, "size": 1, "width": 62, "shift": shift}
-    fields = {
-        "input_shape": [1],
-        "input_range": [-1.0, 1.0],
-        "batch_size": batch,
-        "logits": 1,
-        "answer": "logits",
-        "input_bits": 0,
-        "answer_bits": 0,
-        "error": 0.0,
-        "steps": steps,
-    }
-    head = json.dumps(fields, separators=(",", ":")).encode()
-    return Plan.from_bytes(struct.pack("<4sBQ", b"BSSP", 1, len(head)) + head)
+    return Plan.from_bytes(written(*steps, input_shape=[1], batch_size=batch))
 
 
 def test_maxima_before_relu_take_fewer_comparisons() -> None:
