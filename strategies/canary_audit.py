@@ -1,7 +1,6 @@
 """Audit the running strategy: canary clients in a federated run, and a lower bound on ε."""
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,19 +102,16 @@ class _CountingGrid(InProcessGrid):
     def __init__(self, app: ClientApp, nodes: int, config_key: str) -> None:
         super().__init__(app, nodes)
         self._config_key = config_key
-        self.cohort_sizes: Counter[int] = Counter()
-        self.cohorts: list[set[int]] = []
+        self.cohorts: dict[int, set[int]] = {}  # by round; none where nobody was asked
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Count, then push."""
         pushed = list(messages)
-        training = [m for m in pushed if m.metadata.message_type == MessageType.TRAIN]
-        if training:
-            self.cohorts.append({message.metadata.dst_node_id for message in training})
         for message in pushed:
             if message.metadata.message_type == MessageType.TRAIN:
                 config = message.content.config_records[self._config_key]
-                self.cohort_sizes[int(str(config["server-round"]))] += 1
+                cohort = self.cohorts.setdefault(int(str(config["server-round"])), set())
+                cohort.add(message.metadata.dst_node_id)
         return super().push_messages(pushed)
 
 
@@ -156,7 +152,10 @@ def _noise_alone(
             factor.coefficients,
             sigma=strategy.noise_multiplier * factor.norm,
         ),
-        SEPARATION: separation_p_value(grid.cohorts, separation=sampling.groups),
+        SEPARATION: separation_p_value(
+            [grid.cohorts.get(number, set()) for number in range(1, rounds + 1)],
+            separation=sampling.groups,
+        ),
     }
 
 
@@ -249,7 +248,7 @@ def audit_strategy(
         if report is None or report.population != clients + canaries:
             raise ValueError(another_population)
         claims.append((report, strategy.sampling))
-        sizes = [grid.cohort_sizes[number] for number in report.epsilon_by_round]
+        sizes = [len(grid.cohorts.get(number, ())) for number in report.epsilon_by_round]
         # Groups are no secret, and their sizes stay; a whole turn draws each client once.
         groups = getattr(strategy.sampling, "groups", 1)
         turns = range(0, len(sizes) - groups + 1, groups)

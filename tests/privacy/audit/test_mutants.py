@@ -18,6 +18,7 @@ from scipy import stats
 
 from privacy.accounting import FixedSize, Sampling
 from privacy.audit import AuditResult
+from privacy.audit.correlated import SEPARATION
 from privacy.correlated_noise import Factor
 from privacy.mechanisms import (
     ClippingGeometry,
@@ -36,6 +37,7 @@ from strategies import (
     ServerSGD,
     audit_strategy,
 )
+from strategies.canary_audit import _noise_alone
 
 CLIENTS, CANARIES, PARAMETERS = 20, 200, 400
 IN_TURNS = 120  # so that with 4 groups no cohort is without one of them, in 10⁶ rounds
@@ -261,6 +263,14 @@ def test_honest_correlated_noise_is_contradicted_no_oftener_than_stated() -> Non
     results = [audited_in_turns(partial(in_turns, rate=rate)) for rate in (0.5, 1.0) * 3]
     contradicted = sum(not result.passed for result in results)
     assert contradicted <= stats.binom.isf(1e-6, len(results), 0.05)
+
+
+def test_rounds_in_which_nobody_was_asked_count_for_the_separation(tmp_path: Path) -> None:
+    """Of an honest run: three clients in four groups, so that a cohort in four is empty or more."""
+    strategy = in_turns(tmp_path)
+    arrays = ArrayRecord([np.zeros(4000, np.float32)])
+    p_values = _noise_alone(strategy, arrays, nodes=3, rounds=9)
+    assert p_values[SEPARATION] == 1.0
 
 
 @pytest.mark.parametrize("name", MUTANTS)
