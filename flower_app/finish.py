@@ -185,7 +185,8 @@ def _draw(
             "server-learning-rate, or raise what an average is divided by (total-weight).",
         )
         released = {number: norm for number, norm in released.items() if isfinite(norm)}
-    if released:
+    # Correlated noise is longer in a round, and taken back later: nothing to hold against a sum.
+    if released and not settings.groups:
         parameters = sum(p.numel() for p in progress.model.parameters())
         plots.plot_noise(
             picture("noise", "The length of the noise on each round's sum, and of the sum itself."),

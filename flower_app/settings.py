@@ -333,9 +333,9 @@ class Settings:
         The last is for a round that a resumed run repeats: a client that had trained for it before
         the run broke off pays twice.
         """
-        mean = self.rounds * self.sampling_rate
         if self.groups:
-            return 1 + ceil(mean)
+            return 1 - (-self.rounds // self.groups)
+        mean = self.rounds * self.sampling_rate
         return 1 + max(1, ceil(mean + 3 * sqrt(mean * (1 - self.sampling_rate))))
 
     @property

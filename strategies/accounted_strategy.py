@@ -180,6 +180,9 @@ class AccountedStrategy(Strategy):
     def _finished(self) -> None:
         """The run has played its last round, and its checkpoint is written."""
 
+    def _ended_early(self) -> None:
+        """The run has ended before its last round, and may be resumed."""
+
     # The run's state ---------------------------------------------------------------------------
 
     @property
@@ -349,7 +352,9 @@ class AccountedStrategy(Strategy):
             self._run.locate(grid)  # refuses a population that has no place for all
             arrays, first = self._prepare(given)
             result = self._run.play(self, given, arrays, first, self._keep)
-            if not self._run.has_ended():
+            if self._run.has_ended():
+                self._ended_early()
+            else:
                 self._finished()
             result.privacy = self.report()
         ended = "Ended early" if self._run.has_ended() else "Finished"

@@ -1,7 +1,6 @@
 """Audit the running strategy: canary clients in a federated run, and a lower bound on ε."""
 
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,19 +102,16 @@ class _CountingGrid(InProcessGrid):
     def __init__(self, app: ClientApp, nodes: int, config_key: str) -> None:
         super().__init__(app, nodes)
         self._config_key = config_key
-        self.cohort_sizes: Counter[int] = Counter()
-        self.cohorts: list[set[int]] = []
+        self.cohorts: dict[int, set[int]] = {}  # by round; none where nobody was asked
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Count, then push."""
         pushed = list(messages)
-        training = [m for m in pushed if m.metadata.message_type == MessageType.TRAIN]
-        if training:
-            self.cohorts.append({message.metadata.dst_node_id for message in training})
         for message in pushed:
             if message.metadata.message_type == MessageType.TRAIN:
                 config = message.content.config_records[self._config_key]
-                self.cohort_sizes[int(str(config["server-round"]))] += 1
+                cohort = self.cohorts.setdefault(int(str(config["server-round"])), set())
+                cohort.add(message.metadata.dst_node_id)
         return super().push_messages(pushed)
 
 
@@ -156,7 +152,10 @@ def _noise_alone(
             factor.coefficients,
             sigma=strategy.noise_multiplier * factor.norm,
         ),
-        SEPARATION: separation_p_value(grid.cohorts, separation=sampling.groups),
+        SEPARATION: separation_p_value(
+            [grid.cohorts.get(number, set()) for number in range(1, rounds + 1)],
+            separation=sampling.groups,
+        ),
     }
 
 
@@ -182,9 +181,10 @@ def audit_strategy(
     - *less a second run*: the same, less what a second run without any canary did. It changes
       nothing where noise is fresh, and finds noise that comes from a seed or is used twice.
 
-    With Poisson sampling the sizes of the cohorts are tested too. With correlated noise a further
-    run, whose clients send the model back as it came, shows the noise alone: its size, its factor,
-    that no round is given another's, and that nobody is asked before its turn.
+    With Poisson sampling the sizes of the cohorts are tested too (within groups, of whole turns).
+    With correlated noise a further run, whose clients send the model back as it came, shows the
+    noise alone: its size, its factor, that no round is given another's, and that nobody is asked
+    before its turn.
 
     **Guarantee.** That of :func:`privacy.audit.audit`: a correct strategy is contradicted in at
     most a fraction ``1 - confidence`` of audits.
@@ -248,7 +248,11 @@ def audit_strategy(
         if report is None or report.population != clients + canaries:
             raise ValueError(another_population)
         claims.append((report, strategy.sampling))
-        cohort_sizes.extend(grid.cohort_sizes[number] for number in report.epsilon_by_round)
+        sizes = [len(grid.cohorts.get(number, ())) for number in report.epsilon_by_round]
+        # Groups are no secret, and their sizes stay; a whole turn draws each client once.
+        groups = getattr(strategy.sampling, "groups", 1)
+        turns = range(0, len(sizes) - groups + 1, groups)
+        cohort_sizes.extend(sum(sizes[first : first + groups]) for first in turns)
         return directions.along(_flat(result.arrays) - _flat(initial_arrays))
 
     def run(included: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.float64]]:
@@ -257,7 +261,9 @@ def audit_strategy(
 
     def cohorts() -> float | None:
         _, sampling = claims[0]
-        if not isinstance(sampling, Poisson) or sampling.rate == 1:
+        if not isinstance(sampling, Poisson | CyclicGroups) or sampling.rate == 1:
+            return None
+        if not cohort_sizes:  # not one turn of all groups
             return None
         return poisson_cohort_p_value(
             cohort_sizes, population=clients + canaries, rate=sampling.rate

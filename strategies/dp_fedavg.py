@@ -258,6 +258,10 @@ class DPFedAvg(AccountedStrategy):
         if self._correlated is not None:
             self._correlated.forget()
 
+    def _ended_early(self) -> None:
+        if self._correlated is not None:
+            self._correlated.remind()
+
     def _draw(self, server_round: int, grid: Grid) -> tuple[list[int], int]:
         name, drawn = f"round {server_round}, train", self._setup.cohort_sampling
         if self._correlated is None:

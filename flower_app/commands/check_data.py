@@ -19,6 +19,7 @@ from flower_app.tasks import (
     read_task,
     unused_columns,
 )
+from privacy.accounting import large_delta
 
 
 def add_command(commands: Any) -> None:
@@ -48,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if place.suffix == ".toml":
         task = read_task(place)
         held = read_holdings(task)
-        status = _tell(task, place, held.training, held.notes, held.faults)
+        notes, faults = _beside(task, held)
+        status = _tell(task, place, held.training, [*held.notes, *notes], [*held.faults, *faults])
         print(_holders(task, held))
         return status
     faults = check_node_folder(place)
@@ -98,12 +100,42 @@ def _unused(task: Task, place: Path) -> list[str]:
     return [f"{file}: not used: {', '.join(names)}"] if names else []
 
 
+def _beside(task: Task, held: Holdings) -> tuple[list[str], list[str]]:
+    """Notes and faults of the numbers in ``[privacy]`` beside those of the data."""
+    if task.mode != "silos":
+        problem = large_delta(task.delta, task.population) if task.population else None
+        return [problem] if problem else [], []
+    notes, faults = [], []
+    if len(held.names) != task.silos:
+        faults.append(
+            f"[privacy] silos = {task.silos}, and there are data of {len(held.names)}: "
+            f"{', '.join(held.names)[:200]}. Add what is missing, or mend silos"
+        )
+    units = _units(task, held)
+    if not task.persons / 2 <= units <= 2 * task.persons:
+        notes.append(
+            f"[privacy] persons = {task.persons:,}, and there are {counted(units, task.unit)} to "
+            "train on: a round number near that costs the least accuracy"
+        )
+    if problem := large_delta(task.delta, task.persons):
+        notes.append(problem)
+    return notes, faults
+
+
+def _units(task: Task, held: Holdings) -> int:
+    """How many persons, or rows, there are to train on."""
+    return sum(len(set(part.keys)) if task.person else len(part) for part in held.training)
+
+
 def _holders(task: Task, held: Holdings) -> str:
     dataset = held.dataset
     sizes = held.shares.sizes
     unit = "silo" if task.mode == "silos" else "client"
+    persons = task.mode == "silos" and task.person
     return (
         f"{counted(len(held.names), unit)} with {sizes.min():,} to {sizes.max():,} "
-        f"{task.things[1]} each; for testing {len(dataset.validation):,} after each round and "
+        f"{task.things[1]} each"
+        + (f", of {counted(_units(task, held), 'person')}" if persons else "")
+        + f"; for testing {len(dataset.validation):,} after each round and "
         f"{len(dataset.test):,} at the end."
     )

@@ -94,6 +94,8 @@ def run(options_given: argparse.Namespace) -> int:
     o.epsilon = 3.0 if o.epsilon is None else o.epsilon
     o.delta = 1e-5 if o.delta is None else o.delta
     if o.silos is not None:
+        if o.mechanism == "banded":
+            raise SettingError("--mechanism banded is wrong; it goes with --population")
         return plan_silos.run(o)
     for name in ("colluders", "absent"):
         if getattr(o, name) is not None:
@@ -164,7 +166,8 @@ def run(options_given: argparse.Namespace) -> int:
     clipping_norm = own.clipping_norm if own else RECIPES[o.model].clipping_norm
     taken = advice(worked_out, parameters=parameters)
     print("\n" + textwrap.fill(_advice(taken, clipping_norm), 88))
-    print(f"\nExpected test accuracy: {accuracy.sentence}.")
+    on = f" on {o.dataset}" if accuracy.known else ""
+    print(f"\nExpected test accuracy{on}: {accuracy.sentence}.")
     if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured_rounds() if m.model == o.model]

@@ -102,7 +102,8 @@ def run(options_given: argparse.Namespace) -> int:
         "\nrows. Only these settings cost privacy: learning rates do not, unless tuned on the data."
     )
     print("\n" + textwrap.fill(_advice(advice(worked_out, parameters=parameters)), 88))
-    print(f"\nExpected test accuracy: {accuracy.sentence}.")
+    on = f" on {o.dataset}" if accuracy.known else ""
+    print(f"\nExpected test accuracy{on}: {accuracy.sentence}.")
     if accuracy.known:
         print("Every measured record is another person's.")
     return 0

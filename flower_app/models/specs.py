@@ -89,7 +89,10 @@ OWN_RECIPES: Mapping[str, Recipe] = {
     "mlp": Recipe(60, 0.1, 2.0, 0.9, 1.0, 1, 1.0),
     "cnn": Recipe(60, 0.05, 2.0, 0.9, 1.0, 1, 1.0),
 }
-"""For users' own data, chosen on made-up tables; a model by a user's function has that of mlp."""
+"""For users' own data: that of logistic was chosen on made-up tables, the others are first guesses.
+
+A model by a user's function has that of mlp.
+"""
 
 OWN_SILO_RECIPES: Mapping[str, SiloRecipe] = {
     "logistic": SiloRecipe(100, 0.1, 0.5, 1.0, 0.9),

@@ -5,8 +5,9 @@ PROMISES = """{% if c.private and c.epsilon is not none %}
 δ = {{ g(c.delta) }}, {{ c.adjacency }}</th>
 <td>{{ c.unit }}, in {{ c.covers }}</td>
 <td>everybody who sees the model, in every round or at the end{%
-if reported and counted %}, and the accuracy that nodes measured{% endif %}, and does not learn
-who was drawn</td>
+if reported and counted %}, and the accuracy that nodes measured{% endif %}{%
+if c.sampling_rate < 1 and c.sampling != "cyclic-groups" %}, and does not learn
+who was drawn{% endif %}</td>
 <td>{{ c.trusted }}</td></tr>
 {% else %}
 <tr><th>Client-level differential privacy: not in this run</th>

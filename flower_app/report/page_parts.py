@@ -147,7 +147,7 @@ EVERYBODY_ELSE = """<tr><th>Everybody else</th><td>this folder: the model,
 ROUNDS = """<h2 id="rounds">ε by {{ played }}</h2>
 {% if pictures.training %}{{ figure("training") }}{% endif %}
 {% if spent_by_round %}
-<details><summary>ε as a table</summary>
+<details{{ "" if pictures.training else " open" }}><summary>ε as a table</summary>
 <table><thead><tr><th>{{ played|capitalize }}</th><th>ε so far</th></tr></thead><tbody>
 {% for round, spent in spent_by_round %}<tr><td class="number">{{ round }}</td>
 <td class="number">{{ "%.4f"|format(spent) }}</td></tr>
@@ -160,6 +160,9 @@ clients' updates add up to, estimated from the released models. Where orange is 
 {{ played }} tells what the clients sent. The model learns all the same: the noise of many
 {{ played }}s points everywhere and cancels out, and what clients have in common does not. Noise far
 above over the whole run means a model of little use; noise far below, a large ε.</p>
+{% elif c.sampling == "cyclic-groups" %}
+<p>No picture holds the noise of a round against its sum: one round has more noise than stays in the
+model, for later rounds take a part of it back.</p>
 {% endif %}
 """
 
@@ -214,7 +217,10 @@ HOLDINGS = """{% if pictures.holdings %}
 {% endif %}
 """
 
-NOT_RECOGNISED = """{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows
+NOT_RECOGNISED = """{% if task and not task.test %}<li><strong>The {{ things }} kept for
+testing:</strong> the accuracies and tables of this page count them exactly, and ε does not cover
+whoever they are of. Share this page only with whom those counts may reach.</li>{% endif %}
+{% if not m.deployed %}<li><strong>The picture of who holds what</strong> shows
 {{ holder }}s' data. It is
 there because whoever runs a simulation holds all data anyway: do not share it if they are not
 public.</li>{% endif %}

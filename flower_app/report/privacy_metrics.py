@@ -55,7 +55,9 @@ def tuning(settings: Settings) -> dict[str, Any]:
     if not changed and settings.task:
         return {
             "epsilon": 0.0,
-            "reason": "the app's own recipe for such models was chosen on made-up tables",
+            "reason": "the app's own recipe for such models was chosen on made-up tables"
+            if settings.model == "logistic"
+            else f"the app's own recipe for {settings.model} is a first guess, and saw no data",
         }
     if not changed:
         return {

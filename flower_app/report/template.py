@@ -47,7 +47,8 @@ likely by any one {{ one }}
 ({{ "more than any number here" if odds is none else n(odds) ~ " times" }}), up to a
 probability δ = {{ g(c.delta) }} of showing more. Whoever sees all models{%
 if reported and counted %} and the accuracy that nodes measured{% endif %}, knows
-everything about all other {{ one }}s{{ " but not who was drawn" if not silos }}, and asks whether
+everything about all other {{ one }}s{{ " but not who was drawn"
+if not silos and c.sampling_rate < 1 and c.sampling != "cyclic-groups" }}, and asks whether
 one {{ one }} took part, starts at even odds and ends
 <strong>{{ "at most " ~ percent(guess) }}</strong> sure, by the release that happens to tell
 most{% if c.epsilon > 4 %}, which is little protection against an attacker who knows that

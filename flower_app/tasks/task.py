@@ -157,7 +157,7 @@ def read_task(path: Path, *, home: Path | None = None) -> Task:
         Naming the first key that is missing, unknown or wrong, its value and the remedy.
     """
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise SettingError(

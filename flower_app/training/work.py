@@ -105,8 +105,12 @@ def partitions_of(settings: Settings, dataset: Dataset, holders: int) -> Partiti
             f"{counted(holders, f'simulated {unit}')} cannot hold the data of {settings.task}, "
             f"which are of {counted(len(shares), unit)}"
             + (" (beside those kept for testing)" * (not settings.has_silos))
-            + f": run with --nodes {len(shares)}, or under flwr run with --federation-config "
-            f"'num-supernodes={len(shares)}'"
+            + (
+                f": add what is missing, or write silos = {len(shares)} there"
+                if settings.has_silos
+                else f": run with --nodes {len(shares)}, or under flwr run with "
+                f"--federation-config 'num-supernodes={len(shares)}'"
+            )
         )
     return shares
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from privacy.arguments import convert, number, whole
 from privacy.correlated_noise.coefficients import banded_coefficients
-from privacy.correlated_noise.rows import Factor
+from privacy.correlated_noise.rows import LARGEST_SIGMA, Factor
 from privacy.mechanisms import (
     ClippingGeometry,
     LatticeGaussian,
@@ -67,7 +67,9 @@ class BandedMF(GaussianAccount):
 
     def sigma(self, factor: Factor, *, noise_multiplier: float, radius: int) -> float:
         """The deviation of a row's own noise, z·R·‖c‖ cells, rounded up."""
-        z = number("noise_multiplier", noise_multiplier, least=0)
+        largest = LARGEST_SIGMA / (radius * factor.norm) * (1 - 2.0**-40)
+        give = f"at most {largest:.6g} with these bands, by a larger budget or fewer rounds"
+        z = number("noise_multiplier", noise_multiplier, least=0, most=largest, give=give)
         return float(np.nextafter(z * radius * factor.norm * (1 + 2.0**-50), np.inf)) if z else 0.0
 
     def open(

@@ -18,7 +18,7 @@ Integers = npt.NDArray[np.int64]
 _BITS = 16
 _ONE = 1 << _BITS
 _AT_ONCE = 1 << 16  # elements; the past rows of as many fit a cache
-_LARGEST_SIGMA = 2.0**36  # so that sums of 2¹⁶ times a row fit 64 bits, whatever is drawn
+LARGEST_SIGMA = 2.0**36  # so that sums of 2¹⁶ times a row fit 64 bits, whatever is drawn
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class CorrelatedNoise:
 
     def __init__(self, factor: Factor, *, sigma: float, size: int) -> None:
         self.factor = factor
-        self._sigma = number("sigma", sigma, least=0, most=_LARGEST_SIGMA)
+        self._sigma = number("sigma", sigma, least=0, most=LARGEST_SIGMA)
         self._size = whole("size", size, least=1)
         # The latest last; None: skipped.
         self._past: deque[npt.NDArray[np.signedinteger] | None] = deque(maxlen=factor.bands - 1)

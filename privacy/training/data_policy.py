@@ -125,7 +125,7 @@ class DataPolicy:
         """
         file = lasting_file("the policy", path)
         try:
-            given = tomllib.loads(file.read_text())
+            given = tomllib.loads(file.read_text(encoding="utf-8-sig"))
             return cls(**_arguments(cls, given))
         except RecursionError as error:
             raise PolicyError(

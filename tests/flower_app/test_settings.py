@@ -285,3 +285,10 @@ def test_an_option_is_not_taken_for_another_that_begins_like_it(
     with pytest.raises(SystemExit) as ended:
         command(arguments)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(("rate", "rounds", "turns"), [(0.1, 100, 10), (0.333, 1000, 334)])
+def test_a_client_budgets_for_its_turns_and_one_more(rate: float, rounds: int, turns: int) -> None:
+    """By the groups, which are whole, and not by the rate that stands for them."""
+    given = {"mechanism": "banded", "sampling-rate": rate, "rounds": rounds}
+    assert Settings.from_config(given).planned_participations == turns + 1

@@ -346,6 +346,18 @@ def test_clients_that_are_not_known_again_begin_without_a_past(
     assert len({event.instance for event in paid(tmp_path)}) == 2
 
 
+def test_a_run_that_ends_early_says_that_its_secret_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    enough_for_two_turns = {"noise_multiplier": 2.0, "budget": Budget(4.0, 1e-5)}
+    result = banded(tmp_path, **enough_for_two_turns).start(Asked(), model((SIZE,)), num_rounds=40)
+    assert result.privacy is not None
+    assert result.privacy.stopped is not None
+    file = secret_file(tmp_path / "checkpoint")
+    assert file.exists()
+    assert f"{file} is left for a run that goes on" in caplog.text
+
+
 def test_the_same_list_is_known_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(tmp_path, 6, population=people(0))
     banded(tmp_path, population=people(0)).start(Asked(), model((SIZE,)), num_rounds=9)
@@ -556,6 +568,13 @@ def test_a_row_that_opened_nothing_is_not_the_next_that_must_be_afforded(tmp_pat
     assert result.privacy.stopped is None
     assert result.privacy.secure_aggregation is not None
     assert result.privacy.secure_aggregation.aborted_rounds == (3,)
+
+
+def test_more_noise_than_fits_its_integers_is_refused_by_its_name(tmp_path: Path) -> None:
+    strategy = banded(tmp_path, noise_multiplier=2.0**17, budget=Budget(math.inf, 1e-5))
+    with pytest.raises(ValueError, match=r"noise_multiplier is 131072.*give at most \d"):
+        strategy.start(grid_of(30), model((SIZE,)), num_rounds=9)
+    assert not read_ledger(tmp_path / "ledger.jsonl").records
 
 
 @pytest.mark.parametrize(("bands", "drowned"), [(1, True), (4, False)])

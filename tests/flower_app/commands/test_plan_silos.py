@@ -75,6 +75,7 @@ def test_a_budget_that_no_noise_reaches_is_answered_as_that(
         ("--silos 10 --records 100 --colluders 5", "colluders is 5"),
         ("--silos 10 --records 100 --absent 9", "absent is 9"),
         ("--silos 10 --records 100 --sampling-rates 1", "--sampling-rates 1.0 is wrong"),
+        ("--silos 10 --records 100 --mechanism banded", "banded is wrong; it goes with --pop"),
         ("--population 100 --colluders 1", "--colluders 1 is wrong; it goes with --silos"),
     ],
 )

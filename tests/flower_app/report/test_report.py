@@ -203,3 +203,18 @@ def test_a_browser_shows_it_without_scrolling_sideways(
     assert found is not None, shown.stderr[-500:]
     assert int(found[1]) <= width
     assert int(found[2]) == 4
+
+
+def test_a_run_in_turns_needs_no_secrecy_and_says_so_throughout(
+    small_run: Run, tmp_path: Path
+) -> None:
+    """Nor is noise that is taken back held against a single round's sum."""
+    page = " ".join(page_of(small_run, tmp_path, sampling="cyclic-groups").split())
+    assert "secrecy about who was asked" in page
+    assert "does not learn who was drawn" not in page
+    assert "but not who was drawn" not in page
+    assert "later rounds take a part of it back" in page
+    assert not faults(page)
+    usual = " ".join(page_of(small_run, tmp_path, sampling="poisson").split())
+    assert "does not learn who was drawn" in usual
+    assert "but not who was drawn" in usual

@@ -190,6 +190,27 @@ def test_a_guess_says_what_it_made_of_a_messy_table(
     assert 'mode = "clients"' in (tmp_path / "project" / "task.toml").read_text()
 
 
+def test_check_data_holds_the_numbers_of_a_silos_task_against_its_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clinics"
+    assert main(["new", str(folder), "--mode", "silos"]) == 0
+    task = folder / "task.toml"
+    good = task.read_text()
+    capsys.readouterr()
+    task.write_text(f"\ufeff{good}", encoding="utf-8")  # as an editor of Windows does
+    assert main(["check-data", str(task)]) == 0
+    assert "6 silos with 632 to 650 rows each, of 1,921 persons" in capsys.readouterr().out
+    for old, new, status, words in (
+        ("silos = 6", "silos = 7", 1, "silos = 7, and there are data of 6: clinic-1, clinic-2"),
+        ("persons = 1900", "persons = 90000", 0, "persons = 90,000, and there are 1,921 persons"),
+        ("delta = 1e-5", "delta = 0.5", 0, "δ = 0.5 is no less than one over"),
+    ):
+        task.write_text(good.replace(old, new))
+        assert main(["check-data", str(task)]) == status
+        assert words in capsys.readouterr().err
+
+
 def test_a_made_up_table_takes_no_columns_of_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

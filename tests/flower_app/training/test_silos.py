@@ -115,6 +115,7 @@ def test_a_run_that_protects_persons_says_so_everywhere(run: Run, tmp_path: Path
         "Person-level differential privacy",
         "No person moves a step's sum",
         "of one person's gradient",
+        "The rows kept for testing: the accuracies and tables of this page count them exactly",
         "One person in two silos counts as two",
         "a person in two silos counts as two",
     ):

@@ -6,6 +6,7 @@ and nowhere else.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from scipy import stats
 
 from privacy.accounting import FixedSize, Sampling
 from privacy.audit import AuditResult
+from privacy.audit.correlated import SEPARATION
 from privacy.correlated_noise import Factor
 from privacy.mechanisms import (
     ClippingGeometry,
@@ -35,8 +37,10 @@ from strategies import (
     ServerSGD,
     audit_strategy,
 )
+from strategies.canary_audit import _noise_alone
 
 CLIENTS, CANARIES, PARAMETERS = 20, 200, 400
+IN_TURNS = 120  # so that with 4 groups no cohort is without one of them, in 10⁶ rounds
 ROUNDS = 2
 Make = Callable[[Path], DPFedAvg]
 
@@ -150,10 +154,11 @@ MUTANTS: dict[str, tuple[Make, str]] = {
 # Of correlated noise: nothing moves but it, in a model of a few thousand places.
 
 
-def in_turns(folder: Path, **changed: Any) -> DPFedAvg:
-    sampling, mechanism = CyclicGroups(4), changed.pop("mechanism", BandedMF(4))
+def in_turns(folder: Path, rate: float = 1.0, **changed: Any) -> DPFedAvg:
+    sampling, mechanism = CyclicGroups(4, rate), changed.pop("mechanism", BandedMF(4))
     budget = Budget(2.0, 1e-5)
     given = settings(folder, sampling=sampling, mechanism=mechanism, budget=budget, **changed)
+    given["population"] = IN_TURNS + CANARIES
     return DPFedAvg(**given, optimizer=ServerSGD(momentum=0.9))
 
 
@@ -215,11 +220,20 @@ def out_of_turn(folder: Path) -> DPFedAvg:
     return strategy
 
 
+def whole_groups(folder: Path) -> DPFedAvg:
+    """Everybody of a group is asked; its ledger says half."""
+    strategy = in_turns(folder, 0.5)
+    draw = strategy._run.draw
+    strategy._run.draw = lambda name, _, grid, **turn: draw(name, Full(), grid, **turn)  # type: ignore[method-assign]
+    return strategy
+
+
 CORRELATED_MUTANTS: dict[str, tuple[Make, str]] = {
     "another factor": (with_another_factor, "factor:"),
     "columns not normed": (lambda f: in_turns(f, mechanism=ColumnsNotNormed(4)), "less of it"),
     "one key for all rows": (with_one_key, "reused noise:"),
     "out of turn": (out_of_turn, "separation:"),
+    "half of a group claimed": (whole_groups, "cohorts"),
 }
 
 
@@ -228,7 +242,7 @@ def audited_in_turns(make: Make) -> AuditResult:
         make,
         ordinary_clients(),
         ArrayRecord([np.zeros(4000, np.float32)]),
-        clients=CLIENTS,
+        clients=IN_TURNS,
         canaries=CANARIES,
         num_rounds=6,
     )
@@ -246,9 +260,17 @@ def test_a_mutant_with_correlated_noise_is_caught_by_name(name: str) -> None:
 
 
 def test_honest_correlated_noise_is_contradicted_no_oftener_than_stated() -> None:
-    results = [audited_in_turns(in_turns) for _ in range(6)]
+    results = [audited_in_turns(partial(in_turns, rate=rate)) for rate in (0.5, 1.0) * 3]
     contradicted = sum(not result.passed for result in results)
     assert contradicted <= stats.binom.isf(1e-6, len(results), 0.05)
+
+
+def test_rounds_in_which_nobody_was_asked_count_for_the_separation(tmp_path: Path) -> None:
+    """Of an honest run: three clients in four groups, so that a cohort in four is empty or more."""
+    strategy = in_turns(tmp_path)
+    arrays = ArrayRecord([np.zeros(4000, np.float32)])
+    p_values = _noise_alone(strategy, arrays, nodes=3, rounds=9)
+    assert p_values[SEPARATION] == 1.0
 
 
 @pytest.mark.parametrize("name", MUTANTS)

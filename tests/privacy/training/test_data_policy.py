@@ -73,9 +73,11 @@ def written(folder: Path, text: str = TEXT) -> Path:
 
 
 def test_a_file_has_the_parameters_under_their_names_with_hyphens(tmp_path: Path) -> None:
-    assert DataPolicy.load(written(tmp_path)) == policy(
+    expected = policy(
         dataset="st-anna/cardiology/2025", unit="row", ledger=tmp_path / "ledger.jsonl"
     )
+    assert DataPolicy.load(written(tmp_path)) == expected
+    assert DataPolicy.load(written(tmp_path, f"\ufeff{TEXT}")) == expected  # a Windows editor's
 
 
 @pytest.mark.parametrize(

@@ -333,7 +333,8 @@ def test_without_the_package_the_way_to_install_it_is_told(tmp_path: Path) -> No
         check=False,
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert last == ("ImportError: from_onnx needs the onnx package: pip install 'bloomseal[onnx]'")
+    words = "from_onnx needs onnx, which is not installed: pip install 'bloomseal[onnx]'"
+    assert last == f"privacy.errors.MissingExtraError: {words}"
 
 
 def test_float16_weights_are_taken_in_the_precision_of_the_input(tmp_path: Path) -> None:
