@@ -166,9 +166,12 @@ def test_messages_for_others_are_refused(compiled: SharedModel) -> None:
 def test_a_question_is_answered_once(compiled: SharedModel) -> None:
     here = session(compiled, 4)
     question = here.owner.ask(INPUT)
+    for _ in range(2):
+        here.alice.prepare()
     first = converse_in_process(
         here.alice.answer(question.for_alice), here.bob.answer(question.for_bob)
     )
+    assert here.alice.prepared == 1  # the next one; the one that was used is forgotten
     with pytest.raises(MaterialUsedError, match="of question 1"):
         next(here.alice.answer(question.for_alice))
     here.owner.logits(question, *first)

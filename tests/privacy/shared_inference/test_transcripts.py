@@ -15,7 +15,7 @@ from privacy.mechanisms.randomness import KeyStream
 from privacy.shared_inference import SharedModel, compile_model, material, ring
 from privacy.shared_inference.ring import Ring, quantised
 from privacy.shared_inference.worker import answer_body
-from tests.privacy.shared_inference.parties import Protocol
+from tests.privacy.shared_inference.parties import Protocol, session
 from tests.privacy.shared_inference.shared_models import made
 
 _FALSE_ALARM = 1e-9
@@ -75,8 +75,9 @@ def test_messages_are_uniform_for_every_input(name: str, inputs: str) -> None:
 
 
 def test_the_masked_model_is_uniform() -> None:
+    """As the model owner's messages have it, over many providers."""
     model = compiled("relu")
-    bytes_of = [Protocol(model.plan, model.weights).masked for _ in range(_ROUNDS)]
+    bytes_of = [session(model).alice._weights.masked for _ in range(_ROUNDS)]
     assert alarms([np.stack([masked.view(np.uint8) for masked in bytes_of])]) == []
 
 
