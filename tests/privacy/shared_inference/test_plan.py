@@ -130,7 +130,7 @@ EVERY_STEP = written(
     affine(0, 4, 8),
     {"kind": "relu", "source": 1, "size": 8, "width": 12, "shift": 3},
     {"kind": "square", "source": 2, "size": 8, "shift": 1},
-    line(source=3, size=8, width=16),
+    line(source=3, size=8, width=16, shift=2),
     {"kind": "maximum", "source": 4, "width": 20, "places": [2, 2, 4]},
     largest(source=5, width=24, places=8),
     {"kind": "affine", "terms": [[6, 1, 2, 2, 1], [0, 1, 4, -1, -1]]},
@@ -170,13 +170,13 @@ def test_a_format_that_changes_gets_a_new_number() -> None:
         "state": State(bytes(32), 1, 2).to_bytes(),
     }
     assert {name: hashlib.sha256(made).hexdigest()[:16] for name, made in formats.items()} == {
-        "plan": "6f281a5ea8a17c1a",
-        "material of alice": "7dfc04de19c35ec3",
-        "material of bob": "e5294e8420897409",
+        "plan": "225607d5cedad916",
+        "material of alice": "9278da3a1e9dcf67",
+        "material of bob": "946bc03706bf0674",
         "material of the data owner": "2a9a641d63a599ad",
         "message": "b5ac815affc2c161",
         "bundle": "4445a51be4629764",
-        "letter": "7db10f3911bdf321",
+        "letter": "8ce75aa65326be7f",
         "state": "bc46af79e96bc03a",
     }
 
