@@ -63,6 +63,7 @@ WRONG: dict[str, list[Any]] = {
     "min_available_nodes": [None, 1.5, "2", True, -1, 5],
     "secure_aggregation": [True, 3, "malicious"],
     "randomness": [0, np.random.default_rng(), "system"],
+    "on_round": [3, "print", [print]],
     "record_keys": ["arrays", {"arrays": "model"}, RecordKeys],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]

@@ -13,7 +13,7 @@ from privacy.audit import AuditResult, audit_silo_steps
 from privacy.mechanisms import SiloGaussian
 from privacy.training import Persons, SiloStep
 from strategies import SiloTask
-from strategies.distributed_dpsgd import silo
+from strategies.distributed_dpsgd import silo_sums
 from strategies.distributed_dpsgd.requests import GradientSum, read_request
 from strategies.distributed_dpsgd.silo_sums import _gradients
 from strategies.model_schema import ModelSchema
@@ -62,7 +62,7 @@ def half_the_noise(**given: Any) -> SiloStep:
 @pytest.mark.parametrize(
     ("name", "mutant", "words", "how"),
     [
-        (f"{silo.__name__}._loaded", rows_alone, "canary persons:", {"rows": 48, "steps": 5}),
+        (f"{silo_sums.__name__}._loaded", rows_alone, "canary persons:", {"rows": 48, "steps": 5}),
         ("privacy.training.SiloStep", half_the_noise, "noise:", {}),
     ],
 )

@@ -67,4 +67,5 @@ def test_each_sum_of_a_silo_is_paced_as_its_policy_says(
 
     strategy = strategy_of(tmp_path)
     strategy.start(InProcessGrid(silo_app(kept), 4), initial(), num_rounds=1)
-    assert sorted(asked) == [0.0, 1.0, 2.0, 3.0]
+    # The trial before a run's first sum, and the sum.
+    assert sorted(asked) == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
