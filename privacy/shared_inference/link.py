@@ -9,9 +9,9 @@ import socket
 import ssl
 import struct
 import time
-from types import TracebackType
 
 from privacy.arguments import number, whole
+from privacy.shared_inference.closing import Closing
 from privacy.shared_inference.errors import LinkError
 
 _LENGTH = struct.Struct("<I")
@@ -20,7 +20,7 @@ _SMALL = 1 << 15
 _CHUNK = 1 << 16
 
 
-class Link:
+class Link(Closing):
     """Messages to and from one other party.
 
     Parameters
@@ -113,17 +113,6 @@ class Link:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
-
-    def __enter__(self) -> "Link":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _exactly(self, count: int) -> bytearray:
         received = bytearray(count)

@@ -9,11 +9,11 @@ import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
 
 from privacy.files import remove_leftovers, write_durably
+from privacy.shared_inference.closing import Closing
 from privacy.shared_inference.errors import (
     MaterialError,
     MaterialSpentError,
@@ -79,7 +79,7 @@ class Bundle:
         return seal(head, piece, self.key)
 
 
-class MaterialStore:
+class MaterialStore(Closing):
     """A party's pieces, in a folder or in memory.
 
     Parameters
@@ -220,17 +220,6 @@ class MaterialStore:
                 _log.warning("%s; until then the pieces before %d are lost", error, self._written)
             finally:
                 self._lock.release()
-
-    def __enter__(self) -> "MaterialStore":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self, folder: Path) -> None:
         self._lock = FileLock(folder / "lock")

@@ -3,12 +3,12 @@
 import select
 import ssl
 from collections.abc import Mapping
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from privacy.arguments import number
+from privacy.shared_inference.closing import Closing
 from privacy.shared_inference.data_owner import DataOwner, Question
 from privacy.shared_inference.endpoints import Address, call
 from privacy.shared_inference.errors import LinkError, MessageError
@@ -22,7 +22,7 @@ _ROOM = 10_000
 _WORKERS = {Party.ALICE: "alice", Party.BOB: "bob"}
 
 
-class RemoteWorkers:
+class RemoteWorkers(Closing):
     """Asks two workers over mutual TLS; connects at the first question, and again after a loss.
 
     Parameters
@@ -80,17 +80,6 @@ class RemoteWorkers:
         for link in self._links.values():
             link.close()
         self._links = {}
-
-    def __enter__(self) -> "RemoteWorkers":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _asked(self, inputs: ArrayLike) -> tuple[Question, bytes, bytes]:
         """A question, and both workers' answers."""

@@ -7,10 +7,10 @@ import ssl
 import threading
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 
 from privacy.arguments import convert, number, whole
 from privacy.shared_inference.between import Between
+from privacy.shared_inference.closing import Closing
 from privacy.shared_inference.endpoints import Address, call, welcome
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
 from privacy.shared_inference.frames import Kind, State, frame, refusal, split
@@ -54,7 +54,7 @@ class WorkerLimits:
             convert(self, name, number, above=0)
 
 
-class WorkerServer:
+class WorkerServer(Closing):
     """Answers a data owner's questions with a worker.
 
     Parameters
@@ -142,17 +142,6 @@ class WorkerServer:
         self._listening.close()
         self._between.close()
         self._worker.close()
-
-    def __enter__(self) -> "WorkerServer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _state(self) -> State:
         material = self._worker.material
