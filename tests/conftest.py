@@ -1,4 +1,7 @@
-"""How ``pytest -n`` shares the tests out among processes, and how long Hypothesis searches."""
+"""How ``pytest -n`` shares the tests out, and what every test finds and leaves as it was."""
+
+import logging
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,3 +40,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesTo
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with what takes longest."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/integration/"))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A test leaves the loggers as they were: a handler left behind doubles later tests' lines."""
+    loggers = [logging.getLogger(name) for name in ("flwr", "bloomseal.operator")]
+    before = [(logger, list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, handlers, propagate, level in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -60,10 +60,7 @@ def test_little_left_of_a_budget_is_warned_of(
 ) -> None:
     private(tmp_path, noise_multiplier=None, budget=Budget(2.6, 1e-5)).start(STEP, model())
     logging.getLogger("flwr").addHandler(caplog.handler)
-    try:
-        private(tmp_path, noise_multiplier=None, budget=Budget(3.0, 1e-5)).start(STEP, model())
-    finally:
-        logging.getLogger("flwr").removeHandler(caplog.handler)
+    private(tmp_path, noise_multiplier=None, budget=Budget(3.0, 1e-5)).start(STEP, model())
     (line,) = {m for m in caplog.messages if "have paid" in m}
     assert "more than 2 times the noise of a first run" in line
 
@@ -73,10 +70,7 @@ def test_noise_is_logged_beside_the_norm_and_warned_of_where_it_drowns_the_model
     size: int, drowned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("flwr").addHandler(caplog.handler)
-    try:
-        private(tmp_path, noise_multiplier=1.0).start(STEP, model((size,)), num_rounds=2)
-    finally:
-        logging.getLogger("flwr").removeHandler(caplog.handler)
+    private(tmp_path, noise_multiplier=1.0).start(STEP, model((size,)), num_rounds=2)
     told = math.sqrt(size) / 4  # z·√d/(q·N)
     assert any(f"Noise: about {told:.3g}·S on each" in m for m in caplog.messages)
     assert any("drowns" in m for m in caplog.messages) == drowned
@@ -175,11 +169,8 @@ def test_rounds_that_do_not_all_fit_are_warned_of_at_the_start(
     limit = epsilon({GaussianRelease(20.0, Poisson(1.0)): 3}, delta=1e-5) * 1.0001
     logging.getLogger("flwr").addHandler(caplog.handler)
     told: list[str] = []
-    try:
-        private(tmp_path, budget=Budget(limit, 1e-5)).start(
-            STEP, model(), num_rounds=9, evaluate_fn=lambda n, _: told.extend(caplog.messages)
-        )
-    finally:
-        logging.getLogger("flwr").removeHandler(caplog.handler)
+    private(tmp_path, budget=Budget(limit, 1e-5)).start(
+        STEP, model(), num_rounds=9, evaluate_fn=lambda n, _: told.extend(caplog.messages)
+    )
     assert any("only 3 of 9 rounds fit" in line for line in told)
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 3

@@ -172,10 +172,7 @@ def test_a_round_waits_until_enough_of_the_population_is_there(
     grid = Away(client_app(lambda *_: [np.full(3, 0.5, np.float32)]), 9)
     four = Population(tuple(f"node:{number}" for number in range(1, 5)))
     strategy = noiseless(tmp_path, population=four, min_available_nodes=3)
-    try:
-        result = strategy.start(grid, model((3,)), num_rounds=2)
-    finally:
-        logging.getLogger("flwr").removeHandler(caplog.handler)
+    result = strategy.start(grid, model((3,)), num_rounds=2)
     (line,) = {message for message in caplog.messages if "min_available_nodes" in message}
     assert "which ε does not count" in line
     assert grid.looks_while_away == 3

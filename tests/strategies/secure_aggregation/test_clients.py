@@ -166,11 +166,8 @@ def test_what_is_no_message_of_the_protocol_is_refused_by_name(
     grid = Wire(secure_app(drift), 1)
     log = logging.getLogger("flwr")
     log.addHandler(caplog.handler)
-    try:
-        message = Message(RecordDict({KEY: record}), message_type="train", dst_node_id=1)
-        (reply,) = grid.send_and_receive([message])
-    finally:
-        log.removeHandler(caplog.handler)
+    message = Message(RecordDict({KEY: record}), message_type="train", dst_node_id=1)
+    (reply,) = grid.send_and_receive([message])
     assert reply.error.reason.startswith("MalformedRequestError: ")
     assert not any(record.exc_info for record in caplog.records)
 
@@ -187,10 +184,7 @@ def test_a_reply_that_is_no_message_of_the_protocol_is_logged_as_that(
 
     log = logging.getLogger("flwr")
     log.addHandler(caplog.handler)
-    try:
-        run(Wire(secure_app(drift), NODES, alter=alter), tmp_path)
-    finally:
-        log.removeHandler(caplog.handler)
+    run(Wire(secure_app(drift), NODES, alter=alter), tmp_path)
     (told,) = {line for line in caplog.messages if "dropped a reply" in line}
     assert "it is no message of the secure-aggregation protocol" in told
 
@@ -338,10 +332,7 @@ def refuse_to_read(
     """Node 1 answers that it cannot read its memory, and says why in its own log."""
     log = logging.getLogger("flwr")
     log.addHandler(caplog.handler)
-    try:
-        (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
-    finally:
-        log.removeHandler(caplog.handler)
+    (reply,) = grid.send_and_receive([protocol_message(1, requests[1])])
     assert reply.error.reason == "the client cannot read what it remembers of earlier rounds"
 
 

@@ -674,10 +674,7 @@ def test_why_a_round_was_aborted_is_for_the_operator(
 ) -> None:
     logger = logging.getLogger("bloomseal.operator")
     logger.addHandler(caplog.handler)
-    try:
-        grid = InProcessGrid(secure_app(drift), NODES)
-        grid.offline = set(range(3, NODES + 1))
-        strategy_of(tmp_path, NODES, 9, secure()).start(grid, model((9,)), num_rounds=1)
-    finally:
-        logger.removeHandler(caplog.handler)
+    grid = InProcessGrid(secure_app(drift), NODES)
+    grid.offline = set(range(3, NODES + 1))
+    strategy_of(tmp_path, NODES, 9, secure()).start(grid, model((9,)), num_rounds=1)
     assert "aborted, nothing is opened: 2 clients advertised keys; 3 are needed" in caplog.text
