@@ -219,7 +219,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
     PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
-    LocalEvaluation: {"every": 3, "noise_multiplier": 2.0},
+    LocalEvaluation: {"every": 3, "noise_multiplier": 2.0, "persons": 20},
     Metrics: {"fraction_evaluate": 0.5, "evaluate": PublicMetrics()},
     NoisedMetrics: {"ranges": RANGES, "noise_multiplier": 5.0},
     SecureAggregation: {**SECURE, "dropout_probability": 0.125, "stage_timeout": 2.5},

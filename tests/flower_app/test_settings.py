@@ -165,6 +165,7 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"noise_multiplier": 3.0}, ["noise_multiplier", "here it is noise-multiplier"]),
         ({"sampling_rat": 0.1}, ["did you mean sampling-rate"]),
         ({"num-server-rounds": 3}, ["num-server-rounds = 3", "here it is rounds"]),
+        ({"steps": 5}, ["steps = 5", "here it is rounds"]),
         ({"lr": 0.1}, ["here it is local-learning-rate"]),
         ({"batch_size": 32}, ["here it is local-steps (each step takes all"]),
         ({"noise-scale": 1.1}, ["here it is noise-multiplier"]),
