@@ -58,10 +58,13 @@ from privacy.audit import (
     separation_p_value,
 )
 from privacy.correlated_noise import (
+    BLT,
+    BandedFactor,
     BandedMF,
-    Factor,
+    BLTFactor,
     MinSeparation,
     banded_coefficients,
+    blt_factor,
     relative_error,
     sensitivity,
     square_root,
@@ -173,8 +176,10 @@ SETTINGS: dict[type, dict[str, Any]] = {
     AdditiveDelta: {"delta": 0.25},
     DiscreteGaussianSum: {**SUM, "sampling": Full()},
     BandedMF: {"bands": 4, "radius": 64},
+    BLT: {"buffers": 3, "radius": 64},
     CyclicGroups: {"groups": 4, "rate": 0.5},
-    Factor: {"numerators": (1 << 16, 5, 3)},
+    BandedFactor: {"numerators": (1 << 16, 5, 3)},
+    BLTFactor: {"decays": (5, 3), "weights": (9, 8), "rows": 9, "separation": 3},
     GroupRelease: {"release": RELEASE, "instance": "a", "row": 3, "groups": 2},
     MinSeparation: {"rounds": 4, "at_most": 2},
     FixedSize: {"cohort": 5, "population": 10},
@@ -328,6 +333,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "round_with_gaussian": (noise(round_with_gaussian, np.int64), {"bits": 4, "sigma": 2.0}),
     "workload": (lambda **given: workload(**given).tolist(), {"rounds": 4, "momentum": 0.5}),
     "square_root": (lambda terms: square_root([1.0, 2.0], terms).tolist(), {"terms": 3}),
+    "blt_factor": (
+        lambda **given: blt_factor(**given).norm,
+        {"buffers": 2, "rounds": 9, "momentum": 0.5, "separation": 3},
+    ),
     "banded_coefficients": (
         lambda **given: banded_coefficients(**given).tolist(),
         {"bands": 2, "rounds": 5, "momentum": 0.5},
