@@ -22,7 +22,7 @@ from privacy.audit import (
     separation_p_value,
 )
 from privacy.audit.correlated import SEPARATION
-from privacy.correlated_noise import BandedMF
+from privacy.correlated_noise import CorrelatedMechanism
 from privacy.mechanisms import Randomness, SystemRandomness
 from strategies.dp_fedavg import DPFedAvg
 from strategies.errors import PopulationExceededError
@@ -130,7 +130,7 @@ def _noise_alone(
 ) -> dict[str, float]:
     """P-values of a run's correlated noise and turns, its clients moving nothing."""
     mechanism, sampling = strategy.mechanism, strategy.sampling
-    if not isinstance(mechanism, BandedMF) or not isinstance(sampling, CyclicGroups):
+    if not isinstance(mechanism, CorrelatedMechanism) or not isinstance(sampling, CyclicGroups):
         return {}
     app = ClientApp()
     app.train()(_still)
@@ -146,7 +146,7 @@ def _noise_alone(
     optimizer.step = step  # type: ignore[method-assign, assignment]
     strategy.start(grid, arrays, num_rounds=rounds)
     momentum = float(getattr(optimizer, "momentum", 0.0))
-    factor = mechanism.factor(rounds=rounds, momentum=momentum)
+    factor = mechanism.factor(rounds=rounds, momentum=momentum, groups=sampling.groups)
     norm, denominator = strategy.clipping.norm, strategy.denominator
     return {
         **correlated_noise_p_values(

@@ -183,17 +183,19 @@ FLOORS = {
     "compiler": "ckks errors plan input_range arithmetic rescaling",
     "importers": "errors decision compiler",
     "owner": "ckks errors plan input_range messages decision",
-    "compiled_model": "ckks errors plan input_range messages public_keys arithmetic",
+    "stored": "ckks plan arithmetic rescaling",
+    "model_file": "errors plan plan_check arithmetic stored",
+    "packed_model": "ckks errors plan messages public_keys arithmetic model_file",
+    "compiled_model": "input_range arithmetic packed_model",
     "compile": "ckks errors plan input_range arithmetic compiler compiled_model",
     "replacement": "errors decision input_range arithmetic compiler",
-    "evaluator": "ckks errors plan input_range messages public_keys arithmetic compiled_model "
-    "owner",
+    "evaluator": "ckks errors plan input_range messages public_keys arithmetic packed_model owner",
     "certificate": "errors plan decision compiled_model owner evaluator",
-    "__init__": "plan plan_check decision compiler compiled_model compile importers owner "
-    "evaluator certificate replacement",
+    "__init__": "plan plan_check decision compiler compiled_model packed_model compile importers "
+    "owner evaluator certificate replacement",
 }
 """Of `privacy.inference`, from the ground up: the floors that a floor may import."""
-ENTERED_BY_THEIR_SURFACE = {"ckks", "compiler", "importers", "owner", "evaluator"}
+ENTERED_BY_THEIR_SURFACE = {"ckks", "compiler", "importers", "owner", "evaluator", "stored"}
 """Folders of which others import the `__init__` alone; but `compile` drives the compiler."""
 
 

@@ -74,7 +74,7 @@ def run(options_given: argparse.Namespace) -> int:
     spent = () if paid is None else paid.events
     rows = silo_options(question, rates=rates, steps=steps, spent=spent)
     parameters = o.parameters or MODELS[o.model].parameters
-    if problem := large_delta(budget.delta, o.records):
+    if problem := large_delta(budget.delta, o.records, unit="person"):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
         document = _document(question, accuracy, worked_out := list(rows))

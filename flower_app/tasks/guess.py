@@ -16,6 +16,7 @@ _MOST_CATEGORIES = 20
 _MOSTLY = 0.95  # of the cells that are not missing
 _MANY_CLIENTS = 50
 _FEW_ROWS = 10
+_MANY_VALUES = 20
 _TEST_SHARE = 0.2
 _DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}([T ].*)?")
 _TARGETS = ("target", "label", "class", "outcome", "diagnosis", "result", "y")
@@ -204,7 +205,8 @@ def _column(name: str, cells: Sequence[str], *, commas: bool) -> tuple[Column | 
         return (
             Number(name, low, high),
             f"a number from {low:g} to {high:g}{missing}"
-            + f", {others:,} no numbers" * bool(others),
+            + f", {others:,} no numbers" * bool(others)
+            + _numbering(numbers),
         )
     if len(different) <= _MOST_CATEGORIES:
         return (
@@ -221,6 +223,19 @@ def _column(name: str, cells: Sequence[str], *, commas: bool) -> tuple[Column | 
     if dates >= _MOSTLY * len(known):
         return None, "left out, it holds dates; write a number of days or years in their place"
     return None, f"left out, it has {len(different):,} different texts"
+
+
+def _numbering(numbers: Sequence[float]) -> str:
+    """A warning in words, if whole numbers are so many that they may be names of somebody."""
+    different = len(set(numbers))
+    whole = all(number.is_integer() for number in numbers)
+    if not whole or different < max(_MANY_VALUES, len(numbers) / 2):
+        return ""
+    return (
+        f"; {different:,} different whole numbers in {len(numbers):,} rows: if they number cases "
+        "or persons, delete its line (or name it with --person-column), for it tells a model who "
+        "a row is of"
+    )
 
 
 def _rare(cells: Sequence[str]) -> str:

@@ -174,7 +174,7 @@ def test_it_goes_on_where_it_broke_off(tmp_path: Path) -> None:
         ({"population": 10}, "silos says how many there are"),
         ({"mode": "clients"}, "silos = 3 is refused; it belongs to mode = 'silos'"),
         ({"mode": "hospitals"}, "mode = 'hospitals' is unknown; choose clients or silos"),
-        ({"silos": 2}, "silos = 2 is wrong; it must be at least 3"),
+        ({"silos": 2}, "silos = 2 is wrong; it must be at least 3: of two, each learns the other"),
     ],
 )
 def test_a_setting_of_the_other_mode_is_refused_by_name(given: dict[str, Any], told: str) -> None:
