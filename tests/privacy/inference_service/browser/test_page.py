@@ -189,6 +189,8 @@ def test_what_leaves_the_owner_has_no_secret_key_in_it(modules: Any) -> None:
         ({"input_scale_bits": 60}, "could overflow"),
         ({"input_scale_bits": -3}, "keep no precision"),
         ({"degree": 1000}, "degree cannot be used"),
+        ({"degree": "2048"}, "degree cannot be used"),
+        ({"class_names": ["a", "b\u00a0c", "d"]}, "class_names cannot be used"),
         ({"model_version": "none"}, "model_version cannot be used"),
         ({"logits": 4, "answers": [[0, 1, 2, 3]]}, "4 classes, not 3"),
         ({"parties": ["a", "b", "c"]}, "encrypted weights"),
@@ -206,6 +208,16 @@ def test_a_plan_that_lies_is_refused_before_keys_are_made(
     status(page, re.compile(f"^The service's plan was refused, and nothing was sent: .*{says}"))
     assert set(sent) == {"GET"}
     assert page.get_by_role("button", name="Ask").is_disabled()
+
+
+def test_a_plan_that_is_nested_beyond_the_stack_is_refused_too(
+    served: Service, context: Any
+) -> None:
+    low = "[" * 100_000 + "-1.0" + "]" * 100_000
+    text = served.pool.plan.to_json().replace("[-1.0,1.0]", f"[{low},1.0]")
+    context.route("**/v1/plan", lambda route: route.fulfill(body=text))
+    page = opened(context, served)
+    status(page, re.compile("^The service's plan was refused, and nothing was sent"))
 
 
 def _replayed() -> Callable[[bytes], bytes]:
