@@ -31,6 +31,7 @@ from privacy.inference_service import (
 )
 from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
+from privacy.inference_service.page import check_origins
 
 _DEFAULTS = ServiceLimits()
 
@@ -116,6 +117,10 @@ def run(options: argparse.Namespace) -> int:
     name, weights = trained_model(options.results)
     load_model(name, weights)  # its faults end the command here, with one sentence
     limits = _limits(options)
+    try:
+        check_origins(options.origin)
+    except ValueError as error:
+        raise SettingError(f"--{error}") from error
     memory = None if options.worker_memory is None else options.worker_memory << 20
 
     used: list[int] = []

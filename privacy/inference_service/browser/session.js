@@ -24,6 +24,8 @@ const NO_TOKEN = "That is no invitation: it has characters that none has. Give i
 const UNREACHABLE =
   "The service cannot be reached. See that you are connected to the network, then try again; " +
   "nothing is lost.";
+const ELSEWHERE =
+  " If you are, it may not let this page ask: its operator names pages with serve --origin.";
 const SLOW = "The service took too long. The network may be slow; try again.";
 
 /** A request that was refused or failed. */
@@ -46,6 +48,7 @@ export class OwnerSession {
   #release;
   #worker;
   #onStep;
+  #onWait;
   #name = "";
   #keeping = false;
   #ended = false;
@@ -65,13 +68,17 @@ export class OwnerSession {
    * @param {import("./owner/release.js").Policy} [options.release]
    * @param {Worker} [options.worker] that runs `worker.js`, where that is not beside this module
    * @param {(step: Step) => void} [options.onStep]
+   * @param {(seconds: number) => void} [options.onWait] where the service is busy
    */
-  constructor({ service = "", token = "", contract, release, worker, onStep = () => {} }) {
+  constructor({
+    service = "", token = "", contract, release, worker, onStep = () => {}, onWait = () => {},
+  }) {
     this.#service = service.replace(/\/$/, "");
     this.#token = token;
     this.#contract = contract;
     this.#release = release;
     this.#onStep = onStep;
+    this.#onWait = onWait;
     this.#worker = worker ?? new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#answered(data));
     this.#worker.addEventListener("error", () => this.#over());
@@ -213,8 +220,10 @@ export class OwnerSession {
         const busy = error instanceof ServiceError && [429, 503].includes(error.status);
         if (!busy || attempt === ATTEMPTS) throw error;
         // At random: others were refused at the same time, and would come back together.
-        const seconds = (1 + (randomBytes(1)[0] / 256) * attempt) * (error.wait || 1);
-        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(seconds, 60)));
+        const random = 1 + (randomBytes(1)[0] / 256) * attempt;
+        const seconds = Math.min(random * (error.wait || 1), 60);
+        this.#onWait(seconds);
+        await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
       }
     }
   }
@@ -250,7 +259,9 @@ export class OwnerSession {
     } catch (error) {
       if (error instanceof ServiceError) throw error;
       const slow = /** @type {Error} */ (error).name === "TimeoutError";
-      throw new ServiceError(slow ? "slow" : "unreachable", 0, slow ? SLOW : UNREACHABLE);
+      if (slow) throw new ServiceError("slow", 0, SLOW);
+      const elsewhere = new URL(this.#service, location.href).origin !== location.origin;
+      throw new ServiceError("unreachable", 0, UNREACHABLE + (elsewhere ? ELSEWHERE : ""));
     }
   }
 
