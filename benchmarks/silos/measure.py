@@ -75,9 +75,9 @@ SHARED = {
 }
 """Of ours and of the curator, whose noise is nearly the same."""
 OWN = {
-    ("hog-linear", 50, 3.0): Setting(100, 0.1, 0.5, 5.0),
-    ("hog-linear", 50, 1.0): Setting(60, 0.2, 0.5, 5.0),
-    ("hog-linear", 50, 8.0): Setting(100, 0.1, 0.5, 10.0),
+    ("hog-linear", 50, 3.0): Setting(100, 0.2, 0.5, 5.0),
+    ("hog-linear", 50, 1.0): Setting(100, 0.2, 0.5, 3.0),
+    ("hog-linear", 50, 8.0): Setting(100, 0.2, 0.5, 10.0),
     ("hog-linear", 200, 0.3): Setting(100, 0.2, 0.2, 1.0),
     ("hog-linear", 10, 3.0): Setting(100, 0.1, 0.5, 20.0),
     ("hog-linear", 10, 1.0): Setting(100, 0.1, 0.5, 5.0),
