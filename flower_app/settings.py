@@ -16,7 +16,7 @@ from privacy.accounting import Budget
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 MODES = ("clients", "silos")
-MECHANISMS = ("lattice", "banded")
+MECHANISMS = ("lattice", "banded", "blt")
 _CHOICES: Mapping[str, Iterable[str]] = {
     "mode": MODES,
     "dataset": DATASETS,
@@ -365,7 +365,7 @@ class Settings:
     @property
     def groups(self) -> int:
         """Of clients that take turns, under correlated noise; 0 where everybody may be drawn."""
-        return round(1 / self.sampling_rate) if self.mechanism == "banded" else 0
+        return 0 if self.mechanism == "lattice" else round(1 / self.sampling_rate)
 
     def partition_spec(self, clients: int) -> PartitionSpec:
         """How a simulation divides the images among this many clients."""
@@ -422,9 +422,13 @@ class Settings:
         if self.groups:
             whole = isclose(self.groups * self.sampling_rate, 1, rel_tol=1e-3)
             expected = "one over the number of groups that take turns, as 0.1 or 0.25"
-            self._need("sampling_rate", whole and self.groups > 1, f"{expected}, with banded noise")
+            self._need(
+                "sampling_rate",
+                whole and self.groups > 1,
+                f"{expected}, with mechanism = {self.mechanism}",
+            )
             central = self.noise_placement == "central"
-            self._need("noise_placement", central, "'central' with mechanism = banded")
+            self._need("noise_placement", central, f"'central' with mechanism = {self.mechanism}")
         if self.weight_cap or self.total_weight:
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive: capped weights need both")

@@ -53,6 +53,8 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     arguments = "plan --population 1000 --mechanism banded --rounds 100 --sampling-rates"
     assert command.main([*arguments.split(), "0.1"]) == 0
     assert "4.397" in capsys.readouterr().out
+    assert command.main([*arguments.replace("banded", "blt").split(), "0.1"]) == 0
+    assert f"{4.397 * 0.3602 / 100:.4f}" in capsys.readouterr().out
     assert command.main([*arguments.split(), "0.3"]) != 0
     assert "1/2, 1/3" in capsys.readouterr().err
 
