@@ -193,19 +193,19 @@ def wait_until_up(
 
 
 def app_folder(scratch: Path) -> Path:
-    """The folder that ``flwr run`` takes: the clone, or, of a wheel, a copy below ``scratch``.
+    """The folder that ``flwr run`` takes, made below ``scratch``: a copy of the packages alone.
 
-    A wheel's packages lie among everybody else's, which Flower must not bundle.
+    Flower looks at each file of the folder that it bundles. A wheel's packages lie among everybody
+    else's; those of a clone beside its virtual environment, in which that takes many seconds.
     """
-    if not INSTALLED_PROJECT.exists():
-        return _ROOT
+    project = INSTALLED_PROJECT if INSTALLED_PROJECT.exists() else _ROOT / "pyproject.toml"
     app = scratch / "bloomseal"
     for package in PACKAGES:
         shutil.copytree(
             _ROOT / package, app / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-    shutil.copyfile(INSTALLED_PROJECT, app / "pyproject.toml")
-    shutil.copyfile(INSTALLED_PROJECT.with_name("LICENSE"), app / "LICENSE")
+    shutil.copyfile(project, app / "pyproject.toml")
+    shutil.copyfile(project.with_name("LICENSE"), app / "LICENSE")
     return app
 
 

@@ -1,5 +1,6 @@
 """A run, for a process of its own, that kills itself at a given step of a given round."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -15,6 +16,25 @@ from strategies.checkpoint import Checkpoint
 from tests.strategies.federation import grid_of, model
 
 ROUNDS = 4
+
+PROCESSES = multiprocessing.get_context("forkserver")
+# One server forks all processes of these tests, so it has loaded what any of them needs.
+PROCESSES.set_forkserver_preload(
+    [
+        __name__,
+        "tests.strategies.distributed_dpsgd.silos",
+        "dp_accounting.pld.privacy_loss_distribution",
+    ]
+)
+
+
+def exit_code(*arguments: Any) -> int:
+    """Of :func:`run` in a process of its own; negative for the signal that killed it."""
+    process = PROCESSES.Process(target=run, args=arguments)
+    process.start()
+    process.join(timeout=600)
+    assert process.exitcode is not None, f"{arguments}: still running"
+    return process.exitcode
 
 
 def fedavg(folder: Path) -> tuple[AccountedStrategy, InProcessGrid, ArrayRecord]:

@@ -1,6 +1,5 @@
 """kill -9 at every step of a round: the run goes on, and ε is never below what was released."""
 
-import multiprocessing
 import signal
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import pytest
 
 from privacy.accounting import read_ledger
 from strategies.checkpoint import Checkpoint
-from tests.strategies import crash_run
-from tests.strategies.crash_run import ROUNDS
+from tests.strategies.crash_run import ROUNDS, exit_code
 
 STEPS = [
     "before the replies",
@@ -24,17 +22,6 @@ STEPS = [
     "after the rename",
     "after the checkpoint",
 ]
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["crash_run", "dp_accounting.pld.privacy_loss_distribution"])
-
-
-def run(folder: Path, step: str, number: int) -> int:
-    """Run in a process of its own; its exit code, negative for the signal that killed it."""
-    process = PROCESSES.Process(target=crash_run.run, args=(folder, step, number))
-    process.start()
-    process.join(timeout=120)
-    assert process.exitcode is not None, f"{step}, round {number}: still running"
-    return process.exitcode
 
 
 def state(folder: Path) -> tuple[float, int, int]:
@@ -50,7 +37,7 @@ def test_killed_at_a_step_and_resumed(step: str, tmp_path: Path) -> None:
     """Killed in round 1, resumed, killed in round 2, resumed to the end."""
     folder, last = tmp_path, 0.0
     for number in (1, 2):
-        assert run(folder, step, number) == -signal.SIGKILL
+        assert exit_code(folder, step, number) == -signal.SIGKILL
         spent, paid, shown = state(folder)
         assert paid >= shown, "a release that nobody paid for"
         assert spent >= last
@@ -58,7 +45,7 @@ def test_killed_at_a_step_and_resumed(step: str, tmp_path: Path) -> None:
         kept = Checkpoint.load(folder / "checkpoint")  # whole, whatever happened
         assert kept.round in (number - 1, number)
         assert kept.position.records <= paid
-    assert run(folder, "none", 0) == 0
+    assert exit_code(folder, "none", 0) == 0
     ended = (folder / "ended").read_text()
     spent, paid, shown = state(folder)
     assert paid >= shown

@@ -1,7 +1,6 @@
 """kill -9 in a step: server and silos go on, and both ledgers hold all that was released."""
 
 import math
-import multiprocessing
 import signal
 from pathlib import Path
 
@@ -13,14 +12,8 @@ from privacy.training import DataPolicy
 from strategies import Checkpointing, InProcessGrid, ServerSGD
 from strategies.accounted_strategy import AccountedStrategy
 from strategies.checkpoint import Checkpoint
-from tests.strategies import crash_run
-from tests.strategies.crash_run import ROUNDS
+from tests.strategies.crash_run import ROUNDS, exit_code
 from tests.strategies.distributed_dpsgd.silos import initial, policy, silo_app, strategy_of
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["tests.strategies.distributed_dpsgd.silos", "dp_accounting.pld.privacy_loss_distribution"]
-)
 
 
 def silos(folder: Path) -> tuple[AccountedStrategy, InProcessGrid, ArrayRecord]:
@@ -38,20 +31,12 @@ def silos(folder: Path) -> tuple[AccountedStrategy, InProcessGrid, ArrayRecord]:
     return strategy, InProcessGrid(silo_app(kept), 4), initial()
 
 
-def run(folder: Path, step: str, number: int) -> int:
-    process = PROCESSES.Process(target=crash_run.run, args=(folder, step, number, silos))
-    process.start()
-    process.join(timeout=120)
-    assert process.exitcode is not None, f"{step}, step {number}: still running"
-    return process.exitcode
-
-
 @pytest.mark.parametrize("step", ["after the ledger", "after the rename"])
 def test_killed_in_a_step_and_resumed(step: str, tmp_path: Path) -> None:
-    assert run(tmp_path, step, 2) == -signal.SIGKILL
+    assert exit_code(tmp_path, step, 2, silos) == -signal.SIGKILL
     before = read_ledger(tmp_path / "ledger.jsonl").records
     assert Checkpoint.load(tmp_path / "checkpoint").position.records <= len(before)
-    assert run(tmp_path, "none", 0) == 0
+    assert exit_code(tmp_path, "none", 0, silos) == 0
     records = read_ledger(tmp_path / "ledger.jsonl").records
     assert records[: len(before)] == before
     played_twice = step == "after the ledger"
