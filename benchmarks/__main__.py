@@ -84,7 +84,7 @@ def run_one(name: str, *, quick: bool, to: Path | None, plot: Path | None) -> in
         "rows": [row.as_dict() for row in rows],
     }
     if to is not None:
-        to.write_text(json.dumps(document, indent=2) + "\n")
+        to.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
     if plot is not None and not _results.draw(benchmark, document, plot):
         print("nothing to draw: no row has a peer", file=sys.stderr)
     return 0

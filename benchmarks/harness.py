@@ -46,7 +46,8 @@ class Row:
     """One figure of ours beside a peer's.
 
     ``ratio`` says how many times better ours is than the peer (above 1: ours wins). It is
-    None where there is no peer. ``details`` holds what else a plot of the row needs.
+    None where there is no peer, or where either is zero. ``details`` holds what else a plot of
+    the row needs.
     """
 
     case: str
@@ -64,9 +65,9 @@ class Row:
         if self.peer is None:
             return None
         ours, peer = self.ours.median, self.peer.median
-        if self.larger_is_better:
-            return ours / peer if peer else float("inf")
-        return peer / ours if ours else float("inf")
+        if ours == 0 or peer == 0:
+            return None
+        return ours / peer if self.larger_is_better else peer / ours
 
     def as_dict(self) -> dict[str, Any]:
         """The row as the JSON document holds it: medians, with the spreads beside them."""

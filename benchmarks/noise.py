@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from benchmarks.harness import Log, Row, Spread, interleave
-from privacy.correlated_noise import BandedMF, CorrelatedNoise
+from privacy.correlated_noise import BLT, BandedMF, CorrelatedMechanism, CorrelatedNoise
 from privacy.mechanisms import (
     SystemRandomness,
     add_discrete_gaussian,
@@ -65,21 +65,23 @@ def run(*, quick: bool, log: Log) -> list[Row]:
         for case, ours, peer, peer_name in cases
     ]
     for size in (_MILLION,) if quick else (_MILLION, 10 * _MILLION):
-        for bands in (10,) if quick else (10, 100):
-            log(f"correlated noise, {size:,} parameters, {bands} bands")
-            rows += correlated(size, bands, repetitions=1 if quick else 5)
+        for groups in (10,) if quick else (10, 100):
+            for mechanism in (BandedMF(groups), BLT()):
+                log(f"correlated noise, {size:,} parameters, {mechanism}, {groups} groups")
+                rows += correlated(size, mechanism, groups, repetitions=1 if quick else 5)
     return rows
 
 
-def correlated(size: int, bands: int, *, repetitions: int) -> list[Row]:
+def correlated(
+    size: int, mechanism: CorrelatedMechanism, groups: int, *, repetitions: int
+) -> list[Row]:
     """A round's row of correlated noise and the past it takes back, beside independent noise."""
-    factor = BandedMF(bands).factor(rounds=10 * bands, momentum=0.9)
+    factor = mechanism.factor(rounds=10 * groups, momentum=0.9, groups=groups)
     noise = CorrelatedNoise(factor, sigma=2.0**23, size=size)
     # Any rows do, and to draw them would take minutes.
     filler = np.random.default_rng(0)
-    noise._past.extend(
-        filler.integers(-(2**25), 2**25, size, dtype=np.int32) for _ in range(bands - 1)
-    )
+    for _ in range(groups - 1):
+        noise._past.add(filler.integers(-(2**25), 2**25, size))
     whole, randomness = np.zeros(size, dtype=np.int64), SystemRandomness()
     times = interleave(
         {
@@ -91,12 +93,12 @@ def correlated(size: int, bands: int, *, repetitions: int) -> list[Row]:
         repetitions=repetitions,
         clock=time.process_time,
     )
-    case = f"correlated over {bands} rounds, {size // _MILLION} M parameters"
-    held = sum(row.nbytes for row in noise._past if row is not None) / 1e6
+    over = f"over {groups} rounds" if isinstance(mechanism, BandedMF) else f"BLT, {groups} groups"
+    case = f"correlated {over}, {size // _MILLION} M parameters"
     peer = "independent noise, rounded exactly"
     return [
         Row(case, "time a round", "s", times["correlated"], times["independent"], peer),
-        Row(case, "past noise in memory", "MB", Spread.of([held])),
+        Row(case, "past noise in memory", "MB", Spread.of([noise.nbytes / 1e6])),
     ]
 
 

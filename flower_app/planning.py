@@ -24,7 +24,7 @@ from privacy.accounting import (
     epsilon,
     without_amplification,
 )
-from privacy.correlated_noise import MinSeparation, banded_coefficients, relative_error
+from privacy.correlated_noise import BLT, BandedMF, MinSeparation, relative_error
 
 # Each of a model's arrays travels as an .npy file.
 _HEADER_BYTES = 128
@@ -140,8 +140,11 @@ def options_in_turns(
     rounds: Sequence[int],
     spent: Sequence[Event] = (),
     own: OwnModel | None = None,
+    buffered: bool = False,
 ) -> Iterator[Option]:
     """As :func:`options` with correlated noise, where each of b groups is asked in turn: q = 1/b.
+
+    Of b bands, or of a BLT's buffers.
 
     ``noise_share`` is that of independent noise which would leave as much in the models. What a
     client pays needs no secret, so that ε without amplification is ε.
@@ -158,8 +161,10 @@ def options_in_turns(
                 )
             except ValueError:
                 z = None
+            mechanism = BLT() if buffered else BandedMF(groups.groups)
+            factor = mechanism.factor(rounds=count, momentum=momentum, groups=groups.groups)
             left = relative_error(
-                banded_coefficients(groups.groups, rounds=count, momentum=momentum),
+                factor.coefficients,
                 rounds=count,
                 participation=MinSeparation(groups.groups),
                 momentum=momentum,

@@ -16,7 +16,7 @@ from privacy.accounting import Budget
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 MODES = ("clients", "silos")
-MECHANISMS = ("lattice", "banded")
+MECHANISMS = ("lattice", "banded", "blt")
 _CHOICES: Mapping[str, Iterable[str]] = {
     "mode": MODES,
     "dataset": DATASETS,
@@ -62,6 +62,8 @@ FORMER_NAMES: Mapping[str, str] = {
 _USUAL_NAMES: Mapping[str, str] = {
     "num-server-rounds": "rounds",
     "num-rounds": "rounds",
+    "steps": "rounds",
+    "num-steps": "rounds",
     "fraction-train": "sampling-rate",
     "fraction-fit": "sampling-rate",
     "client-fraction": "sampling-rate",
@@ -71,6 +73,8 @@ _USUAL_NAMES: Mapping[str, str] = {
     "min-fit-clients": "min-available-nodes",
     "num-clients": "population",
     "num-supernodes": "population",
+    "num-silos": "silos",
+    "hospitals": "silos",
     "lr": "local-learning-rate",
     "learning-rate": "local-learning-rate",
     "local-epochs": "local-steps",
@@ -137,7 +141,8 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda v: v > 0,
         "a positive number",
     ),
-    ("min_clients silos", lambda v: v >= 3, "at least 3"),
+    ("min_clients", lambda v: v >= 3, "at least 3"),
+    ("silos", lambda v: v >= 3, "at least 3: of two, each learns the other's sum by subtraction"),
     ("colluders", lambda v: v >= 1, "at least 1: a silo knows its own part, and sees the sum"),
     ("record_sampling_rate", lambda v: 0 <= v < 1, "a number above 0 and below 1"),
     ("records evaluate_every", lambda v: v >= 0, "a whole number of at least 0"),
@@ -360,7 +365,7 @@ class Settings:
     @property
     def groups(self) -> int:
         """Of clients that take turns, under correlated noise; 0 where everybody may be drawn."""
-        return round(1 / self.sampling_rate) if self.mechanism == "banded" else 0
+        return 0 if self.mechanism == "lattice" else round(1 / self.sampling_rate)
 
     def partition_spec(self, clients: int) -> PartitionSpec:
         """How a simulation divides the images among this many clients."""
@@ -417,9 +422,13 @@ class Settings:
         if self.groups:
             whole = isclose(self.groups * self.sampling_rate, 1, rel_tol=1e-3)
             expected = "one over the number of groups that take turns, as 0.1 or 0.25"
-            self._need("sampling_rate", whole and self.groups > 1, f"{expected}, with banded noise")
+            self._need(
+                "sampling_rate",
+                whole and self.groups > 1,
+                f"{expected}, with mechanism = {self.mechanism}",
+            )
             central = self.noise_placement == "central"
-            self._need("noise_placement", central, "'central' with mechanism = banded")
+            self._need("noise_placement", central, f"'central' with mechanism = {self.mechanism}")
         if self.weight_cap or self.total_weight:
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive: capped weights need both")

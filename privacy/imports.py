@@ -20,7 +20,7 @@ _TRAINING = frozenset({"torch", "opacus"})
 _INFERENCE = frozenset(
     {"torch", "numba", "llvmlite", "tenseal", "zstandard", "psutil", "threadpoolctl"}
 )
-_SERVICE = _INFERENCE | {"fastapi", "starlette", "uvicorn", "prometheus_client"}
+_SERVICE = (_INFERENCE - {"torch"}) | {"fastapi", "starlette", "uvicorn", "prometheus_client"}
 _PICTURES_AND_DATA = {"torchvision", "flwr_datasets", "datasets", "pyarrow", "matplotlib", "jinja2"}
 EXTRAS: Mapping[str, frozenset[str]] = {
     "": _BASE,
@@ -34,6 +34,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "tensorboard": frozenset({"tensorboard"}),
     "mlflow": frozenset({"mlflow"}),
     "wandb": frozenset({"wandb"}),
+    "prometheus": frozenset({"prometheus_client"}),
 }
 """What each extra brings; under the empty name, what comes without any."""
 

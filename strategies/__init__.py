@@ -29,6 +29,7 @@ from privacy.accounting import CyclicGroups as CyclicGroups
 from privacy.accounting import FixedSize as FixedSize
 from privacy.accounting import Full as Full
 from privacy.accounting import Poisson as Poisson
+from privacy.correlated_noise import BLT as BLT
 from privacy.correlated_noise import BandedMF as BandedMF
 from strategies.checkpoint import Checkpointing as Checkpointing
 from strategies.clipping import AdaptiveClipping as AdaptiveClipping
@@ -54,7 +55,6 @@ from strategies.server_optimizers import ServerSGD as ServerSGD
 from strategies.server_optimizers import ServerYogi as ServerYogi
 from strategies.weighting import CappedWeights as CappedWeights
 from strategies.weighting import UniformWeights as UniformWeights
-from strategies.weighting import Weighting as Weighting
 
 # Its result
 from strategies.result import PrivacyReport as PrivacyReport

@@ -13,7 +13,7 @@ from privacy.accounting import (
     FixedSize,
     Sampling,
 )
-from privacy.correlated_noise import BandedMF
+from privacy.correlated_noise import CorrelatedMechanism
 from privacy.mechanisms import LatticeGaussian, Randomness
 from strategies.checkpoint import Checkpointing
 from strategies.clipping import AdaptiveClipping, Clipping, FlatClipping
@@ -97,7 +97,7 @@ def check_kinds(
         (
             "mechanism",
             ("name", "open", "account"),
-            "LatticeGaussian(), ContinuousGaussian() or BandedMF(bands)",
+            "LatticeGaussian(), ContinuousGaussian(), BandedMF(bands) or BLT()",
         ),
     ):
         if given[name] is not None:
@@ -175,7 +175,7 @@ def check_needs_no_single_reply(
 ) -> None:
     """Refuse settings under which the server would need a single client's reply."""
     mechanism, weighting, metrics = setup.mechanism, setup.weighting, setup.metrics
-    if not isinstance(mechanism, LatticeGaussian | BandedMF):
+    if not isinstance(mechanism, LatticeGaussian | CorrelatedMechanism):
         raise ValueError(
             f"mechanism is {mechanism.name!r}; secure aggregation adds up integers: "
             "leave it at LatticeGaussian()"

@@ -1,7 +1,6 @@
 """The state of a run, from which it is resumed after a crash: released values only."""
 
 import copy
-import hashlib
 import json
 import os
 import secrets
@@ -15,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord
 from flwr.supercore.utils import get_flwr_home
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from privacy.accounting import Position
 from privacy.arguments import lasting_file
-from privacy.files import write_durably
+from privacy.array_files import ArrayFile
+from privacy.json_text import read_json
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.errors import CheckpointError
 from strategies.metrics import PublicMetrics
@@ -98,7 +96,7 @@ class Checkpointing:
                 "if it is there, and else begins"
             )
         checkpoint = Checkpoint.load(source)
-        before, now = json.loads(checkpoint.settings), json.loads(settings)
+        before, now = read_json(checkpoint.settings), read_json(settings)
         names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if names:
             changes = ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
@@ -184,7 +182,6 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write to ``path``, whole and durable, or not at all."""
-        arrays = {name: np.asarray(array, order="C") for name, array in self.arrays.items()}
         state = json.dumps(
             {
                 "run": self.run,
@@ -195,8 +192,7 @@ class Checkpoint:
                 **({} if self.rows is None else {"rows": [self.rows.instance, self.rows.count]}),
             }
         )
-        metadata = {"format": _FORMAT, "state": state, "digest": _digest(state, arrays)}
-        write_durably(path, save(arrays, metadata=metadata))
+        ArrayFile(_FORMAT, state, self.arrays).save(path)
 
     @property
     def has_learned(self) -> bool:
@@ -208,40 +204,29 @@ class Checkpoint:
     def load(cls, path: Path) -> "Checkpoint":
         """Read what ``save`` wrote; a ``CheckpointError`` if it is missing, torn or altered."""
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+            file = ArrayFile.load(path)
+        except ValueError as error:
             raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from error
-        if (written := metadata.get("format", "")) != _FORMAT:
-            if written.startswith(_FORMATS):
+        if file.format != _FORMAT:
+            if file.format.startswith(_FORMATS):
                 raise CheckpointError(
                     f"{path} was written by another version of bloomseal, whose settings have "
                     "other names: go on with that version, or begin a new run; what was paid stays "
                     "in the ledger"
                 )
             raise CheckpointError(f"{path} is not a checkpoint of this strategy")
-        if metadata.get("digest") != _digest(metadata.get("state", ""), arrays):
+        if not file.is_whole:
             raise CheckpointError(f"{path} was altered after it was written; use another one")
-        state = json.loads(metadata["state"])
+        state = read_json(file.text)
         return cls(
             run=state["run"],
             round=state["round"],
             noise_multiplier=state["noise_multiplier"],
             position=Position(*state["position"]),
             settings=state["settings"],
-            arrays=arrays,
+            arrays=file.arrays,
             rows=NoiseRows(*state["rows"]) if "rows" in state else None,
         )
-
-
-def _digest(state: str, arrays: Mapping[str, Vector]) -> str:
-    digest = hashlib.sha256(f"{state}\n".encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 @dataclass

@@ -22,8 +22,9 @@ from privacy.accounting import (
     Record,
 )
 from privacy.correlated_noise import (
-    BandedMF,
+    CorrelatedMechanism,
     CorrelatedNoise,
+    Factor,
     MinSeparation,
     NoiseInstance,
     relative_error,
@@ -62,7 +63,7 @@ class CorrelatedRounds:
     Parameters
     ----------
     setup : RoundSetup
-        Its mechanism is banded, its sampling in groups.
+        Its mechanism correlates noise, its sampling is in groups.
     inner : ClearRounds or MaskedRounds
         Bound and sum.
     momentum : float
@@ -72,13 +73,13 @@ class CorrelatedRounds:
     def __init__(
         self,
         setup: RoundSetup,
-        mechanism: BandedMF,
+        mechanism: CorrelatedMechanism,
         sampling: CyclicGroups,
         inner: ClearRounds | MaskedRounds,
         *,
         momentum: float,
     ) -> None:
-        self._setup, self._banded, self._groups = setup, mechanism, sampling
+        self._setup, self._mechanism, self._groups = setup, mechanism, sampling
         self._inner, self._momentum = inner, momentum
         self.turns = sampling.groups
         self._name = new_name()
@@ -100,7 +101,7 @@ class CorrelatedRounds:
     @property
     def mechanism(self) -> str:
         """Its name."""
-        return self._banded.name
+        return self._mechanism.name
 
     def account(self, noise_multiplier: float, parameters: int) -> Event:
         """One participation, with all that it shows in its own and in later rounds."""
@@ -115,7 +116,7 @@ class CorrelatedRounds:
     def noise_left(self, rounds: int) -> float:
         """What later rounds have not taken back; of a run that is resumed, as if it had begun."""
         return relative_error(
-            self._banded.factor(rounds=rounds, momentum=self._momentum).coefficients,
+            self._factor(rounds).coefficients,
             rounds=rounds,
             participation=MinSeparation(self.turns),
             momentum=self._momentum,
@@ -179,7 +180,7 @@ class CorrelatedRounds:
         of them could come early, and without a past nothing of its round is taken back.
         """
         self._path = None if path is None else secret_file(path)
-        radius = self._banded.radius
+        radius = self._mechanism.radius
         if isinstance(self._inner, MaskedRounds):
             radius = lattice_radius(parameters)
         share, _ = self._setup.noise_shares(clipping, z)
@@ -193,8 +194,14 @@ class CorrelatedRounds:
                     raise NoiseSecretError(
                         "clients are not known again: the population lists others"
                     )
-                wanted = self._banded.sigma(
-                    self._instance.factor, noise_multiplier=share, radius=radius
+                factor = self._instance.factor
+                if factor.rows is not None and self._instance.rows + rounds > factor.rows:
+                    raise NoiseSecretError(
+                        f"it is for {factor.rows} rounds, {self._instance.rows} were begun, and "
+                        f"{rounds} are to come"
+                    )
+                wanted = self._mechanism.sigma(
+                    factor, noise_multiplier=share, radius=radius, size=parameters
                 )
                 if (self._instance.size, self._instance.sigma) != (parameters, wanted):
                     raise NoiseSecretError("it is of another model, or of other noise")
@@ -210,8 +217,10 @@ class CorrelatedRounds:
                 self._unusable,
             )
         if self._instance is None:
-            factor = self._banded.factor(rounds=rounds, momentum=self._momentum)
-            sigma = self._banded.sigma(factor, noise_multiplier=share, radius=radius)
+            factor = self._factor(rounds)
+            sigma = self._mechanism.sigma(
+                factor, noise_multiplier=share, radius=radius, size=parameters
+            )
             self._noise = CorrelatedNoise(factor, sigma=sigma, size=parameters)
             instance = NoiseInstance.new(
                 self._name, factor, sigma=sigma, size=parameters, randomness=self._setup.randomness
@@ -219,11 +228,16 @@ class CorrelatedRounds:
             self._instance = replace(instance, clients=_tag_of(listed, instance.group_key))
         log(
             INFO,
-            "\t     Correlated noise over %d rounds, ‖c‖ = %.4g; instance %s, %d rows so far",
-            self._instance.factor.bands,
+            "\t     Correlated noise (%s), ‖c‖ = %.4g; instance %s, %d rows so far",
+            self._instance.factor.kind,
             self._instance.factor.norm,
             self._name,
             self._instance.rows,
+        )
+
+    def _factor(self, rounds: int) -> Factor:
+        return self._mechanism.factor(
+            rounds=rounds, momentum=self._momentum, groups=self._groups.groups
         )
 
     def begin_row(self) -> Callable[[str], bool]:
@@ -333,7 +347,7 @@ def _tag_of(listed: Sequence[str], key: bytes) -> bytes:
 
 
 def check_correlated(
-    mechanism: BandedMF,
+    mechanism: CorrelatedMechanism,
     sampling: object,
     *,
     clipping: Clipping,
@@ -344,14 +358,9 @@ def check_correlated(
     if not isinstance(sampling, CyclicGroups):
         raise ValueError(
             f"mechanism is {mechanism}, which needs clients that take part every so many rounds: "
-            f"give sampling=CyclicGroups({mechanism.bands})"
+            "give sampling=CyclicGroups(b), each client in every b-th round"
         )
-    if mechanism.bands > sampling.groups:
-        raise ValueError(
-            f"mechanism has {mechanism.bands} bands and sampling {sampling.groups} groups; a "
-            "client would take part again while its last noise is still taken back: give at most "
-            "as many bands as groups"
-        )
+    mechanism.check_turns(sampling)
     if isinstance(clipping, AdaptiveClipping):
         raise ValueError(
             "clipping is adaptive, and correlated noise is sized once for the whole run: give a "

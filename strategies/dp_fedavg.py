@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 
 from privacy import arguments
 from privacy.accounting import Adjacency, Budget, CyclicGroups, Event, Sampling
-from privacy.correlated_noise import BandedMF
+from privacy.correlated_noise import CorrelatedMechanism
 from privacy.mechanisms import LatticeGaussian, Randomness, SumMechanism, SystemRandomness
 from strategies import _arguments
 from strategies.accounted_strategy import AccountedStrategy
@@ -61,7 +61,7 @@ class DPFedAvg(AccountedStrategy):
         clients. A run does not begin, or stops, where more than N connect.
     sampling : Poisson, FixedSize, Full or CyclicGroups
         Draws each round's cohort. A fixed size protects against replacing one client, the others
-        against adding or removing one. ``CyclicGroups`` goes with ``BandedMF``.
+        against adding or removing one. ``CyclicGroups`` goes with ``BandedMF`` and ``BLT``.
     clipping : float, FlatClipping, PerLayerClipping or AdaptiveClipping
         The clipping norm S, or the rule for it.
     budget : Budget
@@ -80,8 +80,8 @@ class DPFedAvg(AccountedStrategy):
     weighting : Weighting
         Default: ``UniformWeights()``.
     mechanism : SumMechanism
-        Default: ``LatticeGaussian()``, safe in finite precision. ``BandedMF(bands)``: noise that
-        later rounds take back in part, which needs no secret cohort.
+        Default: ``LatticeGaussian()``, safe in finite precision. ``BandedMF(bands)``, ``BLT()``:
+        noise that later rounds take back in part, which needs no secret cohort.
     optimizer : ServerOptimizer
         Steps the model by the noisy average. Default: ``ServerSGD()``, plain averaging.
     metrics : Metrics
@@ -172,7 +172,7 @@ class DPFedAvg(AccountedStrategy):
         z = _arguments.noise_multiplier(noise_multiplier, budget)
         rule = _arguments.clipping_rule(clipping)
         server_optimizer = ServerSGD() if optimizer is None else optimizer
-        if isinstance(self.mechanism, BandedMF):
+        if isinstance(self.mechanism, CorrelatedMechanism):
             check_correlated(
                 self.mechanism,
                 sampling,
@@ -183,7 +183,7 @@ class DPFedAvg(AccountedStrategy):
         elif isinstance(sampling, CyclicGroups):
             raise ValueError(
                 f"sampling is {sampling}; groups that take turns go with correlated noise: give "
-                f"mechanism=BandedMF({sampling.groups}), or BandedMF(1) for independent noise"
+                f"mechanism=BandedMF({sampling.groups}) or BLT(), BandedMF(1) for independent noise"
             )
         self._round_setup = RoundSetup(
             population=size,
@@ -229,7 +229,9 @@ class DPFedAvg(AccountedStrategy):
         secure = self.secure_aggregation
         rounds = ClearRounds(self._setup) if secure is None else MaskedRounds(self._setup, secure)
         self._correlated = None
-        if isinstance(self.mechanism, BandedMF) and isinstance(self.sampling, CyclicGroups):
+        if isinstance(self.mechanism, CorrelatedMechanism) and isinstance(
+            self.sampling, CyclicGroups
+        ):
             momentum = float(getattr(self._initial_optimizer, "momentum", 0.0))
             self._correlated = CorrelatedRounds(
                 self._setup, self.mechanism, self.sampling, rounds, momentum=momentum
@@ -277,7 +279,7 @@ class DPFedAvg(AccountedStrategy):
     def _noise_words(self, length: float) -> str:
         size = f"{length:.3g}·S on each round's average (z·√d/(q·W))"
         noise = f"about {size}"
-        if isinstance(self.mechanism, BandedMF) and self.mechanism.bands > 1:
+        if isinstance(self.mechanism, CorrelatedMechanism) and self.mechanism.correlates:
             noise = (
                 f"less in the models than of {size}; a single round has more, which later ones "
                 "take back in part"

@@ -1,12 +1,15 @@
 """The result of a run: Flower's, with the privacy that it cost."""
 
 from dataclasses import asdict, dataclass, field
+from decimal import ROUND_CEILING, Context
 from math import inf, isfinite
 from typing import Any
 
 from flwr.serverapp.strategy import Result
 
 from privacy.accounting import Accountant
+
+_FOUR_DIGITS = Context(prec=4, rounding=ROUND_CEILING)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,31 @@ class PrivacyReport:
     run: str = ""
     epsilon_by_observer: dict[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The guarantee in a paragraph; every ε is rounded up."""
+        sentences = [
+            f"ε = {_rounded_up(self.epsilon)} at δ = {self.delta:g} for one {self.unit} of "
+            f"{self.population:,} ({self.adjacency}), all that was paid for them before included"
+            if self.private
+            else "NOT PRIVATE: there is no noise, or a seed makes it known"
+        ]
+        against = dict(self.epsilon_by_observer)
+        if self.secure_aggregation is not None:
+            against["the server"] = self.secure_aggregation.epsilon_against_server
+        if not self.epsilon_by_observer and self.sampling_rate < 1:
+            against["whoever learns who was drawn"] = self.epsilon_without_amplification
+        if against and self.private:
+            each = (f"{who}: {_rounded_up(epsilon)}" for who, epsilon in against.items())
+            sentences.append(f"ε against {', '.join(each)}")
+        sentences.append(
+            f"{self.rounds} rounds, {self.sampling} sampling at q = {self.sampling_rate:g}, "
+            f"clipping norm {self.clipping_norm:g}, noise multiplier {self.noise_multiplier:.4g} "
+            f"({self.mechanism}; {self.accountant} accountant)"
+        )
+        if self.stopped is not None:
+            sentences.append(f"It ended early: {self.stopped.rstrip('.')}")
+        return ". ".join(sentences) + "."
+
     def as_dict(self) -> dict[str, Any]:
         """The report for a JSON file, with null for what is infinite."""
         document = asdict(self)
@@ -134,6 +162,12 @@ class PrivacyReport:
         }
         document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
         return document
+
+
+def _rounded_up(epsilon: float) -> str:
+    if not isfinite(epsilon):
+        return "∞"
+    return f"{_FOUR_DIGITS.create_decimal(repr(float(epsilon))):f}"
 
 
 def _finite(value: float) -> float | None:

@@ -126,7 +126,8 @@ def settled_noise(
     if z is None:
         z, warnings = _calibrated(budget, cost, rounds)
     warnings += _check_rounds(budget, cost, z, rounds - played, has_model=played > 0)
-    if too_large := large_delta(budget.budget.delta, cost.setup.population):
+    setup = cost.setup
+    if too_large := large_delta(budget.budget.delta, setup.population, unit=setup.unit):
         warnings.append(f"{too_large}.")
     return z, warnings + _drowning(cost, z, rounds)
 

@@ -18,7 +18,7 @@ from privacy.accounting import (
     Sampling,
     joint_noise_multiplier,
 )
-from privacy.correlated_noise import BandedMF
+from privacy.correlated_noise import CorrelatedMechanism
 from privacy.mechanisms import ClippingGeometry, LatticeNoise, Randomness, SumMechanism
 from privacy.mechanisms.errors import UpdateError
 from strategies.clipping import AdaptiveClipping, Clipping
@@ -386,7 +386,7 @@ class ClearRound:
         update, count = setup.noise_shares(run.state.clipping, run.noise_multiplier)
         open_sum = partial(setup.mechanism.open, randomness=setup.randomness)
         geometry = run.state.clipping.geometry(schema.names)
-        if isinstance(setup.mechanism, BandedMF) and noise is not None:
+        if isinstance(setup.mechanism, CorrelatedMechanism) and noise is not None:
             open_sum = partial(setup.mechanism.open_row, noise=noise)
         self._sum = open_sum(schema.arrays, geometry, noise_multiplier=update)
         self._bits = None

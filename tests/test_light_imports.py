@@ -118,6 +118,18 @@ def test_workers_in_shares_and_their_provider_do_without_pytorch() -> None:
     assert not modules & {"tenseal", "pyarrow"}
 
 
+def test_a_service_of_a_models_file_does_without_pytorch() -> None:
+    program = (
+        "import sys, flower_app.commands.serve\n"
+        "from privacy.inference import Evaluator, EvaluatorPool, PackedModel\n"
+        "from privacy.inference_service import ServiceServer\n"
+        "print(*sys.modules)\n"
+    )
+    modules = loaded(program)
+    assert "fastapi" in modules
+    assert not modules & ({"torch", "flwr"} | ACCOUNTING | SIMULATION | PICTURES)
+
+
 def test_strategies_do_without_pytorch_and_whatever_the_clients_use() -> None:
     program = "import sys, strategies; strategies.DPFedAvg; print(*sys.modules)"
     modules = loaded(program)
@@ -146,7 +158,9 @@ def test_what_strategies_load_later_is_there() -> None:
         "assert not hasattr(strategies, 'NoSuchName')\n"
         "print(*sys.modules)\n"
     )
-    assert loaded(program) >= {"torch", "numba", "scipy.stats"}
+    modules = loaded(program)
+    assert modules >= {"numba", "scipy.stats"}
+    assert "torch" not in modules  # an evaluator needs none
 
 
 def test_the_command_line_answers_without_pytorch() -> None:

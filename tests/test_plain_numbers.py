@@ -45,23 +45,30 @@ from privacy.accounting import (
     joint_noise_multiplier,
     large_delta,
     presence_delta,
+    privacy_curve,
 )
 from privacy.audit import (
+    PrivacyCurve,
     audit,
     correlated_noise_p_values,
+    curve_p_value,
     epsilon_lower_bound,
     judge,
     match_gradient,
+    mu_lower_bound,
     one_hot_records,
     p_value,
     poisson_cohort_p_value,
     separation_p_value,
 )
 from privacy.correlated_noise import (
+    BLT,
+    BandedFactor,
     BandedMF,
-    Factor,
+    BLTFactor,
     MinSeparation,
     banded_coefficients,
+    blt_factor,
     relative_error,
     sensitivity,
     square_root,
@@ -173,13 +180,16 @@ SETTINGS: dict[type, dict[str, Any]] = {
     AdditiveDelta: {"delta": 0.25},
     DiscreteGaussianSum: {**SUM, "sampling": Full()},
     BandedMF: {"bands": 4, "radius": 64},
+    BLT: {"buffers": 3, "radius": 64},
     CyclicGroups: {"groups": 4, "rate": 0.5},
-    Factor: {"numerators": (1 << 16, 5, 3)},
+    BandedFactor: {"numerators": (1 << 16, 5, 3)},
+    BLTFactor: {"decays": (5, 3), "weights": (9, 8), "rows": 9, "separation": 3},
     GroupRelease: {"release": RELEASE, "instance": "a", "row": 3, "groups": 2},
     MinSeparation: {"rounds": 4, "at_most": 2},
     FixedSize: {"cohort": 5, "population": 10},
     GaussianRelease: {"noise_multiplier": 2.0, "sampling": Full()},
     Poisson: {"rate": 0.5},
+    PrivacyCurve: {"points": ((1.0, 0.25), (0.5, 0.5))},
     Repeated: {"release": RELEASE, "times": 3},
     SiloSum: {**SILO_SUM, "sampling": Full()},
     ClassOnly: {"threshold": 0.5},
@@ -219,7 +229,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
     PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
-    LocalEvaluation: {"every": 3, "noise_multiplier": 2.0},
+    LocalEvaluation: {"every": 3, "noise_multiplier": 2.0, "persons": 20},
     Metrics: {"fraction_evaluate": 0.5, "evaluate": PublicMetrics()},
     NoisedMetrics: {"ranges": RANGES, "noise_multiplier": 5.0},
     SecureAggregation: {**SECURE, "dropout_probability": 0.125, "stage_timeout": 2.5},
@@ -298,7 +308,8 @@ def summed_over_persons(**given: Any) -> Any:
 FLIPPED = np.arange(10) % 2 == 0
 EVENTS = [GaussianRelease(2.0, Poisson(0.25))]
 AUDITED = {"claimed_epsilon": 1.0, "delta": 0.25, "confidence": 0.5, "guesses": 4}
-GUESSED = {"canaries": 20, "guesses": 10, "correct": 9, "delta": 0.25}
+COUNTED = {"canaries": 20, "guesses": 10, "correct": 9}
+GUESSED = {**COUNTED, "delta": 0.25}
 SEARCH = {"label": 1, "steps": 2, "restarts": 1, "smoothness": 0.5, "seed": 3}
 PLAN = {"clients": 20, "max_dropout_fraction": 0.25, "min_clients": 3, "cohort": 22}
 
@@ -328,6 +339,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "round_with_gaussian": (noise(round_with_gaussian, np.int64), {"bits": 4, "sigma": 2.0}),
     "workload": (lambda **given: workload(**given).tolist(), {"rounds": 4, "momentum": 0.5}),
     "square_root": (lambda terms: square_root([1.0, 2.0], terms).tolist(), {"terms": 3}),
+    "blt_factor": (
+        lambda **given: blt_factor(**given).norm,
+        {"buffers": 2, "rounds": 9, "momentum": 0.5, "separation": 3},
+    ),
     "banded_coefficients": (
         lambda **given: banded_coefficients(**given).tolist(),
         {"bands": 2, "rounds": 5, "momentum": 0.5},
@@ -364,6 +379,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         {**AUDITED, "canaries": 10},
     ),
     "epsilon_lower_bound": (epsilon_lower_bound, {**GUESSED, "confidence": 0.5}),
+    "mu_lower_bound": (mu_lower_bound, {**COUNTED, "confidence": 0.5}),
+    "curve_p_value": (partial(curve_p_value, PrivacyCurve(((1.0, 1e-5),))), COUNTED),
+    "privacy_curve": (partial(privacy_curve, EVENTS), {"delta": 0.25}),
     "p_value": (p_value, {**GUESSED, "epsilon": 1.0}),
     "poisson_cohort_p_value": (
         lambda sizes, **given: poisson_cohort_p_value([sizes, 4], **given),

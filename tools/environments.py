@@ -72,12 +72,22 @@ owner = DataOwner(compiled.plan)
 evaluator = Evaluator(compiled, owner.public_material())
 print(owner.decrypt(evaluator.evaluate(owner.encrypt(torch.rand(1, 8, 8).numpy()))).label)
 """
-# A service as a process of its own would have it, without a socket.
+# A model's file, from the folder of the first argument, in the processes of a service; no socket.
 _SERVICE = """
+import sys
+from privacy.inference import DataOwner, EvaluatorPool, EvaluatorProcess
+command = [sys.executable, "-m", "privacy.inference.evaluator", sys.argv[1] + "/saved.model"]
+with EvaluatorPool(lambda: EvaluatorProcess(command), processes=1) as pool:
+    owner = DataOwner(pool.plan)
+    keys = pool.hold(owner.public_material())
+    answer, _ = pool.evaluate(keys, owner.encrypt([[[0.5] * 28] * 28]))
+    print(owner.decrypt(answer).label)
+import flower_app.commands.serve
 from privacy.inference_service import InsecureNoAuthentication, ServiceLimits, create_app
 import httpx, uvicorn
 from privacy.inference_service import Page, ServiceServer
 print(create_app.__name__, Page.__name__, ServiceServer.__name__)
+assert "torch" not in sys.modules
 """
 _ONNX = """
 import sys, numpy as np, onnx
@@ -124,6 +134,7 @@ answer = Evaluator(compiled, owner.public_material()).evaluate(owner.encrypt(np.
 (folder / "plan.json").write_text(compiled.plan.to_json())
 (folder / "state").write_bytes(owner.secret_state())
 (folder / "answer").write_bytes(answer)
+compiled.save(folder / "saved.model")
 """
 
 Command = tuple[str, ...]
@@ -157,7 +168,7 @@ _SKLEARN = _example("sklearn_breast_cancer", "cancer", 100)
 
 
 def environments(folder: Path) -> dict[str, Environment]:
-    """The environments by the names of the table; wheels and an answer lie in a folder."""
+    """The environments by the names of the table; wheels, an answer and a model lie in a folder."""
     ours, owners = wheel(ROOT, folder), owner_wheel(folder)
     answer: Command = ("-c", _OWNER, str(folder))
 
@@ -178,7 +189,7 @@ def environments(folder: Path) -> dict[str, Environment]:
         ),
         "bloomseal[onnx]": extra("onnx", frozenset({"ray", "matplotlib"}), ("-c", _ONNX)),
         "bloomseal[service]": extra(
-            "service", frozenset({"ray", "matplotlib"}), ("-c", _INFERENCE), ("-c", _SERVICE)
+            "service", frozenset({"torch", "ray", "matplotlib"}), ("-c", _SERVICE, str(folder))
         ),
         "bloomseal[app]": extra("app", frozenset(), _APP),
         "bloomseal[all]": extra("all", frozenset(), _APP, ("-c", _ONNX)),

@@ -113,7 +113,7 @@ def fidelity_rows(
 ) -> list[Row]:
     """Encrypted answers beside the model's own; a process on each of two cores asks and answers."""
     # What was encoded already stays here: every process encodes for itself.
-    bare = CompiledModel(compiled.plan, compiled.network, compiled.program, compiled.model)
+    bare = CompiledModel(compiled.plan, compiled.program, compiled.network, compiled.model)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_PROCESSES, mp_context=context) as pool:
         shares = pool.map(partial(_logits, bare), np.array_split(images, _PROCESSES))

@@ -19,6 +19,10 @@ every silo has a sum of its own. Settings were chosen on the last 10,000 trainin
 no silo held one, for each arm, ε and K; the accuracy is on the test images.
 
 Last come a step's seconds and bytes, with secure aggregation and every message.
+
+All cells take hours. Each run's score is kept in ``results/benchmarks/silos-runs.json`` until the
+end, so that a run that is stopped goes on when the command is given again; delete that file after a
+change of what is trained.
 """
 
 from benchmarks.silos.measure import draw as draw

@@ -1,7 +1,7 @@
 """Every cell's seeds, arm by arm."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,11 +16,14 @@ from benchmarks import _pictures
 from benchmarks.harness import Log, Row, Spread
 from benchmarks.silos import arms, steps
 from benchmarks.silos.arms import Data, Setting
+from benchmarks.silos.kept import KeptFigures
 from privacy.secure_aggregation import FewSilos
 
-SEEDS = {("hog-linear", 50): 3, ("hog-linear", 200): 3}
-"""How many runs each arm has, by model and number of silos: one where it is not said."""
+SEEDS = 3
+"""How many runs each arm has, but for skewed silos, which have one."""
 STEPS = 5
+KEPT = Path(__file__).parents[2] / "results" / "benchmarks" / "silos-runs.json"
+"""What a run of all cells has worked out so far; it is removed when the rows are complete."""
 Arm = Literal["ours", "ours, skewed", "own noise", "curator", "none"]
 PEERS: Mapping[Arm, str] = {
     "own noise": "each silo's own noise",
@@ -59,8 +62,11 @@ class Run:
 
 SHARED = {
     "hog-linear": {
-        epsilon: Setting(steps=250, rate=0.02, clipping_norm=0.5, learning_rate=rate)
-        for epsilon, rate in ((0.3, 5.0), (1.0, 10.0), (3.0, 10.0), (8.0, 20.0))
+        epsilon: Setting(steps=250, rate=0.02, clipping_norm=norm, learning_rate=rate)
+        for epsilon, norm, rate in (
+            *((0.3, 0.2, 5.0), (1.0, 0.5, 10.0)),
+            *((3.0, 0.5, 10.0), (8.0, 0.5, 20.0)),
+        )
     },
     "cnn": {
         1.0: Setting(steps=50, rate=0.1, clipping_norm=0.2, learning_rate=4.0),
@@ -69,14 +75,16 @@ SHARED = {
 }
 """Of ours and of the curator, whose noise is nearly the same."""
 OWN = {
-    ("hog-linear", 50, 3.0): Setting(100, 0.1, 0.5, 5.0),
-    ("hog-linear", 50, 1.0): Setting(60, 0.2, 0.5, 5.0),
-    ("hog-linear", 50, 8.0): Setting(100, 0.1, 0.5, 10.0),
-    ("hog-linear", 200, 0.3): Setting(60, 0.2, 0.5, 1.0),
+    ("hog-linear", 50, 3.0): Setting(100, 0.2, 0.5, 5.0),
+    ("hog-linear", 50, 1.0): Setting(100, 0.2, 0.5, 3.0),
+    ("hog-linear", 50, 8.0): Setting(100, 0.2, 0.5, 10.0),
+    ("hog-linear", 200, 0.3): Setting(100, 0.2, 0.2, 1.0),
     ("hog-linear", 10, 3.0): Setting(100, 0.1, 0.5, 20.0),
     ("hog-linear", 10, 1.0): Setting(100, 0.1, 0.5, 5.0),
+    ("hog-linear", 10, 8.0): Setting(100, 0.1, 0.5, 20.0),
     ("hog-linear", 5, 3.0): Setting(250, 0.02, 0.5, 10.0),
     ("hog-linear", 5, 1.0): Setting(250, 0.02, 0.5, 5.0),
+    ("hog-linear", 5, 8.0): Setting(100, 0.1, 0.5, 20.0),
     ("cnn", 50, 3.0): Setting(60, 0.2, 0.2, 1.0),
     ("cnn", 50, 1.0): Setting(60, 0.2, 0.2, 0.5),
 }
@@ -97,21 +105,34 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     wanted = [(cell, arm) for cell in cells for arm in ALONGSIDE]
     wanted += [(cell, "ours, skewed") for cell in skewed]
     runs = list(dict.fromkeys(one for cell, arm in wanted for one in _runs(cell, arm)))
-    scores: dict[Run, float] = {}
+    kept = KeptFigures(None if quick else KEPT)
+    if kept:
+        log(f"{len(kept)} figures are in {KEPT}, of a run that was stopped; it goes on")
+    _train(runs, kept, log)
+    scores = {one: float(kept[one][0]) for one in runs}
+    rows = [row for cell in cells for row in _rows(cell, scores)]
+    rows += [_skewed_row(cell, scores) for cell in skewed]
+    for model, silos in TIMED[:1] if quick else TIMED:
+        if (model, silos) not in kept:
+            log(f"steps of {model} over {silos} silos")
+            cost = steps.measure(model, _data(model), silos, steps=2 if quick else STEPS)
+            kept[model, silos] = cost.as_dict()
+        rows += steps.StepCost.of(kept[model, silos]).rows(model, silos)
+    kept.forget()
+    return rows
+
+
+def _train(runs: Sequence[Run], kept: KeptFigures, log: Log) -> None:
+    """Score the runs that are not kept."""
+    left = [one for one in runs if one not in kept]
     with ProcessPoolExecutor(_processors(), get_context("spawn")) as pool:
-        for one, (score, spent) in zip(runs, pool.map(_score, runs), strict=True):
-            scores[one] = score
+        for one, (score, spent) in zip(left, pool.map(_score, left), strict=True):
+            kept[one] = score, spent
             opacus = "" if spent is None else f", ε by Opacus {spent:.3f}"
             log(
                 f"{one.model}, {one.arm}, {one.silos or 'all'} silos, ε = {one.epsilon:g}, "
                 f"seed {one.seed}: {score:.2f} %{opacus}"
             )
-    rows = [row for cell in cells for row in _rows(cell, scores)]
-    rows += [_skewed_row(cell, scores) for cell in skewed]
-    for model, silos in TIMED[:1] if quick else TIMED:
-        log(f"steps of {model} over {silos} silos")
-        rows += steps.measure(model, _data(model), silos, steps=2 if quick else STEPS)
-    return rows
 
 
 def _processors() -> int:
@@ -123,7 +144,7 @@ def _processors() -> int:
 
 def _runs(cell: Cell, arm: Arm) -> list[Run]:
     model, epsilon = cell.model, cell.epsilon
-    seeds = range(1 if arm == "ours, skewed" else SEEDS.get((model, cell.silos), 1))
+    seeds = range(1 if arm == "ours, skewed" else SEEDS)
     if arm == "none":
         return [Run(arm, model, WITHOUT[model], seed) for seed in seeds]
     if arm == "curator":

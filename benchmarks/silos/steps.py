@@ -4,8 +4,11 @@ import logging
 import math
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Self
 
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
@@ -13,7 +16,7 @@ from flwr.common.serde import recorddict_to_proto
 from torch import nn
 
 from benchmarks.harness import Row, Spread
-from benchmarks.silos.arms import Data
+from benchmarks.silos.arms import RECORDS, Data
 from flower_app.models.build import build_model
 from privacy.accounting import Budget
 from privacy.mechanisms import SiloGaussian
@@ -25,7 +28,55 @@ NORM, NOISE, RATE = 0.5, 1.0, 0.02
 PEER = "the same sums alone, neither masked nor sent"
 
 
-def measure(name: str, data: Data, silos: int, *, steps: int) -> list[Row]:
+@dataclass(frozen=True)
+class StepCost:
+    """What a step takes.
+
+    Attributes
+    ----------
+    seconds : Spread
+        Of one processor, with every message.
+    alone : Spread
+        Likewise of the same sums, neither masked nor sent.
+    carried : float
+        Bytes to and from one silo.
+    """
+
+    seconds: Spread
+    alone: Spread
+    carried: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> Self:
+        """What ``as_dict`` gave."""
+        seconds, alone = (Spread(**figures[name]) for name in ("seconds", "alone"))
+        return cls(seconds, alone, figures["carried"])
+
+    def rows(self, name: str, silos: int) -> list[Row]:
+        """The benchmark's rows."""
+        case = f"{name}, {silos} silos, {RECORDS:,} records, p = {RATE:g}"
+        details = {"model": name, "silos": silos}
+        carried = Spread.of([self.carried])
+        return [
+            Row(
+                case,
+                "processor time of a step",
+                "s",
+                self.seconds,
+                self.alone,
+                PEER,
+                False,
+                details,
+            ),
+            Row(case, "bytes of a silo in a step", "B", carried, details=details),
+        ]
+
+
+def measure(name: str, data: Data, silos: int, *, steps: int) -> StepCost:
     """Processor seconds of a step, and the bytes it moves to and from a silo.
 
     All silos work in turn. The data are divided evenly; the first step is not counted.
@@ -35,13 +86,7 @@ def measure(name: str, data: Data, silos: int, *, steps: int) -> list[Row]:
     persons = [Persons((inputs[part::silos], labels[part::silos])) for part in range(silos)]
     with tempfile.TemporaryDirectory() as folder:
         seconds, carried = _with_messages(name, persons, Path(folder), steps=steps)
-    alone = _sums_alone(name, persons, steps=steps)
-    case = f"{name}, {silos} silos, {len(labels):,} records, p = {RATE:g}"
-    details = {"model": name, "silos": silos}
-    return [
-        Row(case, "processor time of a step", "s", seconds, alone, PEER, details=details),
-        Row(case, "bytes of a silo in a step", "B", Spread.of([carried / silos]), details=details),
-    ]
+    return StepCost(seconds, _sums_alone(name, persons, steps=steps), carried / silos)
 
 
 def _with_messages(

@@ -57,20 +57,22 @@ def disjoint(model: str, epsilon: float, setting: Setting) -> Cell:
     return Cell("disjoint", model, 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
 
 
-def in_turns(arm: str, epsilon: float, learning_rate: float) -> Cell:
-    """Disjoint clients of ``hog-linear``, a tenth of them a round, in groups that take turns."""
+def in_turns(arm: str, model: str, epsilon: float, learning_rate: float) -> Cell:
+    """Disjoint clients, a tenth of them a round, in groups that take turns."""
     groups, bands = ARMS[arm]
-    setting = Setting(0.1, 100, 0.02, learning_rate, groups=groups, bands=bands)
-    return Cell(arm, "hog-linear", 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
+    norm = 0.02 if model == "hog-linear" else 0.005
+    setting = Setting(0.1, 100, norm, learning_rate, groups=groups, bands=bands)
+    return Cell(arm, model, 1000, 1, Budget(epsilon=epsilon, delta=1e-5), setting)
 
 
-INDEPENDENT, BANDED, AMPLIFIED = (
+INDEPENDENT, BANDED, BUFFERED, AMPLIFIED = (
     "in turns, independent noise",
     "in turns, banded",
+    "in turns, BLT",
     "in turns, banded and amplified",
 )
-ARMS = {INDEPENDENT: (10, 1), BANDED: (10, 10), AMPLIFIED: (5, 5)}
-"""Of each protocol in turns, groups and bands."""
+ARMS = {INDEPENDENT: (10, 1), BANDED: (10, 10), BUFFERED: (10, 0), AMPLIFIED: (5, 5)}
+"""Of each protocol in turns, groups and bands; 0: buffers."""
 
 CELLS = (
     geyer("hog-linear", 100, 1e-3, 0.78, Setting(1.0, 60, 0.015, 120)),
@@ -88,10 +90,15 @@ CELLS = (
     disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
     disjoint("cnn", 1.0, Setting(0.1, 75, 0.005, 2)),
 )
-_RATES: dict[str, dict[float, float]] = {
-    INDEPENDENT: {8.0: 30, 3.0: 12, 2.0: 8.5, 1.0: 5.5},
-    BANDED: {8.0: 70, 3.0: 40, 2.0: 30, 1.0: 14},
-    AMPLIFIED: {8.0: 80, 3.0: 35, 2.0: 28, 1.0: 18},
+_RATES: dict[tuple[str, str], dict[float, float]] = {
+    (INDEPENDENT, "hog-linear"): {8.0: 30, 3.0: 12, 2.0: 8.5, 1.0: 5.5},
+    (BANDED, "hog-linear"): {8.0: 70, 3.0: 40, 2.0: 30, 1.0: 14},
+    (AMPLIFIED, "hog-linear"): {8.0: 80, 3.0: 35, 2.0: 28, 1.0: 18},
+    (BUFFERED, "hog-linear"): {8.0: 70, 3.0: 40, 2.0: 30, 1.0: 14},
 }
-TURNS = tuple(in_turns(arm, e, rate) for arm in _RATES for e, rate in _RATES[arm].items())
+TURNS = tuple(
+    in_turns(arm, model, e, rate)
+    for (arm, model), rates in _RATES.items()
+    for e, rate in rates.items()
+)
 """Rows of their own table: without secret cohorts, and with."""

@@ -14,7 +14,7 @@ from privacy.accounting import (
     Poisson,
     calibrate_noise_multiplier,
 )
-from privacy.correlated_noise import BandedMF, CorrelatedNoise
+from privacy.correlated_noise import BLT, BandedMF, CorrelatedMechanism, CorrelatedNoise
 from privacy.mechanisms import ClippingGeometry, Randomness
 from strategies import ServerSGD
 from strategies.correlated_rounds import group_of
@@ -39,7 +39,7 @@ class Setting:
         Groups of clients that take turns: in each round one of them is asked, or if q·groups is
         below 1 each of its clients with that probability. 1: a cohort of all clients.
     bands
-        Over how many rounds the noise is correlated. 1: independent noise.
+        Over how many rounds the noise is correlated. 1: independent noise. 0: over all, in buffers.
     """
 
     sampling_rate: float
@@ -90,9 +90,16 @@ def train(
     expected = np.float32(setting.sampling_rate * clients)
     key = randomness.bytes(32)
     group = np.array([group_of(str(client), key, setting.groups) for client in range(clients)])
-    banded = BandedMF(setting.bands)
-    factor = banded.factor(rounds=setting.rounds, momentum=setting.momentum)
-    sigma = banded.sigma(factor, noise_multiplier=noise_multiplier, radius=banded.radius)
+    mechanism: CorrelatedMechanism = BandedMF(setting.bands) if setting.bands else BLT()
+    factor = mechanism.factor(
+        rounds=setting.rounds, momentum=setting.momentum, groups=setting.groups
+    )
+    sigma = mechanism.sigma(
+        factor,
+        noise_multiplier=noise_multiplier,
+        radius=mechanism.radius,
+        size=weights.size,
+    )
     noise = CorrelatedNoise(factor, sigma=sigma, size=weights.size)
     for number in range(setting.rounds):
         cohort = draw_cohort(setting.sampling, clients, randomness=randomness)
@@ -101,7 +108,9 @@ def train(
         shards = np.unique(drawn)
         gradients = model.gradients(weights, shards)
         row = _Row(noise.draw(randomness.bytes(32)))
-        total = banded.open_row([weights], geometry, noise_multiplier=noise_multiplier, noise=row)
+        total = mechanism.open_row(
+            [weights], geometry, noise_multiplier=noise_multiplier, noise=row
+        )
         for client in np.searchsorted(shards, drawn):
             total.add([_trained(weights, gradients, client)], weight=1.0)
         [noisy] = total.release()

@@ -17,18 +17,29 @@ from numpy.typing import NDArray
 from platformdirs import user_data_path
 
 from flower_app.commands.own_questions import Question, find_questions, own_questions
+from flower_app.commands.plan_questions import (
+    find_plan_questions,
+    plan_questions,
+    read_plan,
+    same_plan,
+)
 from flower_app.data import encode
 from flower_app.errors import CommandFailedError, DataError
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images
 from flower_app.tasks import Task, read_task, task_spec
-from privacy.inference import InputContract, Plan, TopClasses, accept_plan
+from privacy.inference import Answer, InputContract, Plan, TopClasses, accept_plan
 from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseError
 from privacy.inference_service import KeyFile, OwnerSession, ServiceClient
 from privacy.inference_service.errors import KeyFileError, KeyFileInUseError, ServiceError
+from privacy.json_text import read_json
 
 _PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
+
+
+_About = Task | Plan | None
+"""What questions are about: rows or pictures of a task, inputs of a plan, or images of digits."""
 
 
 class AskError(CommandFailedError):
@@ -61,6 +72,13 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--task", type=Path, metavar="FILE", help="task.toml that the model was trained for"
+    )
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="plan of a compiled model (JSON), from whoever has the model: questions are CSV files "
+        "and .npy files of its inputs, folders of them, or a row as '5.1,3.5,1.4,0.2'",
     )
     parser.add_argument(
         "--fit",
@@ -131,13 +149,27 @@ def run(options: argparse.Namespace) -> int:
         raise AskError("--ca" + str(error).removeprefix("ca")) from error
     except ValueError as error:
         raise AskError(str(error)) from error
-    task = None if options.task is None else read_task(options.task)
-    files, missing = _files(options.images, task)
+    if options.task is not None and options.plan is not None:
+        raise AskError("--task contradicts --plan; give one of them")
+    about: _About = None
+    if options.task is not None:
+        about = read_task(options.task)
+    elif options.plan is not None:
+        about = read_plan(options.plan)
+    files, missing = _files(options.images, about)
     if not files:
         return 1
     with client, contextlib.ExitStack() as stack:
         try:
-            plan, spec = accepted_plan(client.plan_text(), task)
+            text = client.plan_text()
+            if isinstance(about, Plan):
+                plan, questions = same_plan(text, about), plan_questions(files, about, _notify)
+            elif about is not None:
+                plan, _ = accepted_plan(text, about)
+                questions = own_questions(files, about, notify=_notify)
+            else:
+                plan, spec = accepted_plan(text)
+                questions = _encoded(_all_images(files, options.fit), spec)
             if options.top is not None and options.top > plan.classes:
                 raise AskError(
                     f"--top is {options.top}; the model has {plan.classes} classes, give at most "
@@ -147,11 +179,6 @@ def run(options: argparse.Namespace) -> int:
             key_file = _key_file(options, stack)
             session = OwnerSession(client, plan, key_file=key_file, release=release)
             try:
-                questions = (
-                    own_questions(files, task, notify=_notify)
-                    if task
-                    else _encoded(_all_images(files, options.fit), spec)
-                )
                 failed = _ask_all(session, plan, questions, len(files), as_json=options.json)
                 return 1 if failed or missing else 0
             finally:
@@ -172,6 +199,7 @@ def _ask_workers(options: argparse.Namespace) -> int:
         "--token-file": options.token_file,
         "--keys": options.keys,
         "--task": options.task,
+        "--plan": options.plan,
     }
     switches = {
         "--one-time-keys": options.one_time_keys,
@@ -205,8 +233,8 @@ def accepted_plan(text: str, task: Task | None = None) -> tuple[Plan, ModelSpec]
         If it is for none of them, or could harm.
     """
     try:
-        shape = tuple(json.loads(text)["input_shape"])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        shape = tuple(read_json(text)["input_shape"])
+    except (ValueError, LookupError, TypeError) as error:
         raise PlanRefusedError("the service did not send a plan; is it one of ours?") from error
     for spec in [task_spec(task)] if task else MODELS.values():
         if spec.shape == shape:
@@ -219,18 +247,23 @@ def accepted_plan(text: str, task: Task | None = None) -> tuple[Plan, ModelSpec]
         )
     raise PlanRefusedError(
         f"the plan is for inputs of shape {shape}, which no model here has; give the task.toml of "
-        "the model with --task"
+        "the model with --task, or its plan with --plan"
     )
 
 
-def _files(paths: list[Path], task: Task | None) -> tuple[list[Path], int]:
+def _files(paths: list[Path], about: _About) -> tuple[list[Path], int]:
     """The files at all paths, and the number of paths without any; those are printed."""
     if paths.count(STDIN) > 1:
         raise AskError("- is given twice; standard input can be read once")
     files, missing = [], 0
     for path in paths:
         try:
-            files += find_questions(path, task) if task else find_images(path, notify=_notify)
+            if isinstance(about, Plan):
+                files += find_plan_questions(path, about)
+            elif about is not None:
+                files += find_questions(path, about)
+            else:
+                files += find_images(path, notify=_notify)
         except DataError as error:
             missing += 1
             print(f"error: {error}", file=sys.stderr)
@@ -265,14 +298,15 @@ def _ask_all(
             continue
         answered += 1
         evaluating.append(seconds)
-        classes = (answer.label,) if answer.top is None else answer.top[0]
+        classes = _classes(answer)
         names = [plan.class_names[label] for label in classes] if plan.class_names else []
         if as_json:
             line = {"image": name, "classes": list(classes)} | ({"names": names} if names else {})
             print(json.dumps(line, ensure_ascii=False), flush=True)
         else:
+            shown = ", ".join(names) or " ".join(map(str, classes)) or "none"
             place = f"[{number:>{len(str(files))}}/{files}] " if files > 1 else ""
-            print(f"{place}{name}: {', '.join(names) or ' '.join(map(str, classes))}", flush=True)
+            print(f"{place}{name}: {shown}", flush=True)
     seconds = time.perf_counter() - begun
     keys = "new keys" if session.keys_made else "the keys kept here" if answered else "no keys"
     print(
@@ -281,6 +315,13 @@ def _ask_all(
         file=sys.stderr,
     )
     return failed
+
+
+def _classes(answer: Answer) -> tuple[int, ...]:
+    """The class; the best ones, where more were asked for; or the labels that hold."""
+    if answer.label_sets is not None:
+        return answer.label_sets[0]
+    return (answer.label,) if answer.top is None else answer.top[0]
 
 
 _OF_ONE_IMAGE = {"evaluator-failed", "too-slow"}

@@ -117,7 +117,7 @@ def _beside(task: Task, held: Holdings) -> tuple[list[str], list[str]]:
             f"[privacy] persons = {task.persons:,}, and there are {counted(units, task.unit)} to "
             "train on: a round number near that costs the least accuracy"
         )
-    if problem := large_delta(task.delta, task.persons):
+    if problem := large_delta(task.delta, task.persons, unit=task.unit):
         notes.append(problem)
     return notes, faults
 

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from flower_app.tasks import (
     read_questions,
 )
 
-Question = tuple[int, str, NDArray[np.float32] | DataError]
+Question = tuple[int, str, NDArray[Any] | DataError]
 """The number of its file, its own name, and its inputs or the reason why there are none."""
 
 

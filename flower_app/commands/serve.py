@@ -7,20 +7,21 @@ import shlex
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flower_app.commands.page import page_of
-from flower_app.encrypted.evaluator import load_model, start_evaluator
+from flower_app.encrypted.process import evaluator_process
 from flower_app.errors import SettingError, counted
 from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
 from flower_app.report.results_folder import TASK_FILE, task_beside, trained_model
 from flower_app.tasks import task_spec
-from privacy.inference import EvaluatorPool, EvaluatorProcess
-from privacy.inference.errors import EvaluatorFailedError
+from privacy.imports import needing
+from privacy.inference import EvaluatorPool, EvaluatorProcess, InputContract, PackedModel
+from privacy.inference.errors import EvaluatorFailedError, ModelFileError
 from privacy.inference_service import (
     InsecureNoAuthentication,
     Page,
@@ -31,6 +32,7 @@ from privacy.inference_service import (
 )
 from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
+from privacy.inference_service.page import check_origins
 
 _DEFAULTS = ServiceLimits()
 
@@ -40,7 +42,7 @@ class _Security:
     """Certificate and key (None without TLS), tokens (None without authentication).
 
     ``ask`` holds the arguments of the command ``ask`` for somebody on this machine, ``invitation``
-    a token for the page.
+    a token for the page. ``folder`` lasts as long as the service.
     """
 
     certificate: Path | None
@@ -48,18 +50,38 @@ class _Security:
     tokens: TokenFile | None
     ask: tuple[str, ...]
     invitation: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is served: how a process of it starts, and how it is asked.
+
+    ``about`` holds the arguments of ``ask`` that say what is asked about, ``plan`` the plan of a
+    model that only its plan describes.
+    """
+
+    name: str
+    start: Callable[[int | None], EvaluatorProcess]
+    page: Page | None
+    about: tuple[str, ...]
+    plan: str = ""
 
 
 def add_command(commands: Any) -> None:
     """Add ``serve`` to the app's command line."""
     parser = commands.add_parser(
         "serve",
-        description="Serves the model of a results folder. On a loopback address, without a "
+        description="Serves the model of a results folder, or any compiled model that "
+        "CompiledModel.save wrote. On a loopback address, without a "
         "certificate or tokens of yours, it makes both for this occasion and prints the `ask` "
         "command that uses them. TLS and authentication are on unless switched off by name.",
     )
     parser.add_argument(
-        "results", type=Path, metavar="RESULTS_DIR", help="of a run, such as results/latest"
+        "model",
+        type=Path,
+        metavar="RESULTS_DIR_OR_FILE",
+        help="the folder of a run, such as results/latest, or a compiled model's file",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8443, help="port (8443); 0 takes a free one")
@@ -113,15 +135,18 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until ended; a wrong option, folder or file, or a taken port, is a SettingError."""
-    name, weights = trained_model(options.results)
-    load_model(name, weights)  # its faults end the command here, with one sentence
+    model = _from_file(options.model) if options.model.is_file() else _from_run(options.model)
     limits = _limits(options)
+    try:
+        check_origins(options.origin)
+    except ValueError as error:
+        raise SettingError(f"--{error}") from error
     memory = None if options.worker_memory is None else options.worker_memory << 20
 
     used: list[int] = []
 
     def start() -> EvaluatorProcess:
-        process = start_evaluator(name, weights, memory=memory)
+        process = model.start(memory)
         used.append(process.memory)
         process.timeout = options.answer_seconds
         return process
@@ -130,17 +155,16 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         security = stack.enter_context(_security(options))
         listening = stack.enter_context(_listen(options.host, options.port))
-        print(f"Compiling {name} ...", flush=True)
+        print(f"{'Loading' if model.plan else 'Compiling'} {model.name} ...", flush=True)
         try:
             pool = stack.enter_context(EvaluatorPool(start, processes=options.workers))
         except (EvaluatorFailedError, ValueError) as error:
             raise SettingError(f"the model cannot be served: {error}") from error
-        page = _page(weights, name)
         app = create_app(
             pool,
             authentication=security.tokens or InsecureNoAuthentication(),
             limits=limits,
-            page=page,
+            page=model.page,
             origins=options.origin,
         )
         server = ServiceServer(
@@ -149,27 +173,57 @@ def run(options: argparse.Namespace) -> int:
             key=security.key,
             shutdown_seconds=options.answer_seconds,
         )
-        _announce(options, security, listening, pool, used[0], page, _about(weights))
+        _announce(options, security, listening, pool, used[0], model)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished the requests under way
             server.run(sockets=[listening])
     print("Stopped.")
     return 0
 
 
-def _page(weights: Path, name: str) -> Page | None:
-    """The page to ask on; none for pictures of the user's."""
+def _from_run(results: Path) -> _Model:
+    """The model of a run; its faults end the command here, with one sentence."""
+    name, weights = trained_model(results)
+    with needing("a run's model", extra="app"):
+        from flower_app.encrypted.evaluator import load_model, start_evaluator  # PyTorch
+
+    load_model(name, weights)
     task = task_beside(weights)
-    if task and task.pictures:
-        return None
-    return page_of(task_spec(task) if task else MODELS[name])
+    has_page = task is None or not task.pictures
+    spec = task_spec(task) if task else MODELS[name]
+    return _Model(
+        name,
+        lambda memory: start_evaluator(name, weights, memory=memory),
+        page_of(spec) if has_page else None,
+        ("QUESTIONS", "--task", str(weights.with_name(TASK_FILE).absolute()))
+        if task
+        else ("IMAGE_OR_FOLDER",),
+    )
 
 
-def _about(weights: Path) -> tuple[str, ...]:
-    """The arguments of ``ask`` that say what is asked about."""
-    task = task_beside(weights)
-    if task is None:
-        return ("IMAGE_OR_FOLDER",)
-    return ("QUESTIONS", "--task", str(weights.with_name(TASK_FILE).absolute()))
+def _from_file(file: Path) -> _Model:
+    """Any compiled model, from its file; its faults end the command here, with one sentence."""
+    try:
+        plan = PackedModel.load(file).plan
+    except ModelFileError as error:
+        raise SettingError(str(error)) from error
+    if plan.parties:
+        raise SettingError(
+            f"{file} is a model for a third party, {plan.parties[2]}, who evaluates encrypted "
+            "weights; a service has them in the clear. Compile it without parties"
+        )
+    contract = InputContract(
+        plan.input_shape, plan.input_range, plan.classes, multi_label=plan.multi_label
+    )
+    is_vector = len(plan.input_shape) == 1
+    return _Model(
+        file.name,
+        lambda memory: evaluator_process(
+            "privacy.inference.evaluator", str(file.resolve()), memory=memory
+        ),
+        Page("Ask about numbers, without showing them", contract, "numbers") if is_vector else None,
+        ("QUESTIONS",),
+        plan.to_json(),
+    )
 
 
 def _limits(options: argparse.Namespace) -> ServiceLimits:
@@ -235,7 +289,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
                 file.write_text(tokens.add(name, role=role))  # type: ignore[arg-type]
             ask += ["--token-file", str(folder / "trial.token")]
             invitation = f"#token={tokens.add('page')}"
-        yield _Security(certificate, key, tokens, tuple(ask), invitation)
+        yield _Security(certificate, key, tokens, tuple(ask), invitation, folder)
 
 
 def _given_tokens(path: Path) -> TokenFile:
@@ -264,10 +318,13 @@ def _announce(
     listening: socket.socket,
     pool: EvaluatorPool,
     memory: int,
-    page: Page | None,
-    about: tuple[str, ...],
+    model: _Model,
 ) -> None:
-    plan, port = pool.plan, listening.getsockname()[1]
+    plan, port, page, about = pool.plan, listening.getsockname()[1], model.page, model.about
+    if model.plan:
+        file = security.folder / "plan.json"
+        file.write_text(model.plan)
+        about += ("--plan", str(file))
     host = "localhost" if is_loopback(options.host) else options.host
     url = f"{'http' if security.certificate is None else 'https'}://{host}:{port}"
     for insecure, warning in (

@@ -4,7 +4,6 @@
 compiles it and answers encrypted questions over its standard streams until they end.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flower_app.data import drawn_images, encode
+from flower_app.encrypted.process import evaluator_process
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.report.results_folder import task_beside
 from flower_app.tasks import build_for, task_spec
 from privacy.inference import CompiledModel, EvaluatorProcess, compile_model, serve_evaluations
-
-_BUNDLE = Path(__file__).parents[2]
 
 
 def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> EvaluatorProcess:
@@ -33,14 +31,8 @@ def start_evaluator(name: str, weights: Path, *, memory: int | None = None) -> E
     EvaluatorFailedError
         If it does not come up.
     """
-    # The app may run from a bundle that is not installed: Python must find its folder.
-    paths = [str(_BUNDLE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return EvaluatorProcess(
-        [sys.executable, "-m", "flower_app.encrypted.evaluator", name, str(weights.resolve())],
-        environment=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        folder=_BUNDLE,
-        memory=memory,
-    )
+    module = "flower_app.encrypted.evaluator"
+    return evaluator_process(module, name, str(weights.resolve()), memory=memory)
 
 
 def load_model(name: str, weights: Path) -> nn.Sequential:

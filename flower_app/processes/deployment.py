@@ -1,7 +1,6 @@
 """A SuperLink and its SuperNodes as processes on this machine: TLS and node keys, over loopback."""
 
 import contextlib
-import json
 import os
 import signal
 import ssl
@@ -27,6 +26,7 @@ from flower_app.processes.flower_processes import (
 from flower_app.processes.watchdog import processes_below, watchdog
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.settings import write_run_config
+from privacy.json_text import read_json
 
 CONNECTION = "deployment"
 _ONLINE_SECONDS = 300.0
@@ -220,7 +220,7 @@ class Deployment:
 
     def ask(self, *arguments: str) -> dict[str, Any]:
         """The JSON that a ``flwr`` command of the operator's prints; raises as :meth:`flwr`."""
-        reply: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
+        reply: dict[str, Any] = read_json(self.flwr(*arguments, "--format", "json"))
         if not reply.get("success"):  # it may exit with 0 all the same
             raise RunFailedError(f"flwr {' '.join(arguments)} failed: {reply}")
         return reply

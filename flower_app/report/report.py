@@ -33,12 +33,13 @@ def write_report(
     level = metrics["privacy"]["record_level" if has_silos else "client_level"]
     spent = [value for value in level["epsilon_by_round"] if value is not None]
     total = level["epsilon"]
+    unit = protected_unit(metrics["task"], has_silos=has_silos)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     matrix = metrics["accuracy"].get("confusion")
     page = environment.from_string(TEMPLATE).render(
         **(_about_silos if has_silos else _about_clients)(metrics),
         silos=has_silos,
-        one=protected_unit(metrics["task"], has_silos=has_silos),
+        one=unit,
         task=metrics["task"],
         thing=metrics["task"]["things"][0] if metrics["task"] else "image",
         things=metrics["task"]["things"][1] if metrics["task"] else "images",
@@ -61,7 +62,7 @@ def write_report(
         # From even odds an attacker is sure with probability at most e^ε/(1 + e^ε), and δ.
         guess=1.0 if total is None else min(1.0, _logistic(total) + level["delta"]),
         odds=_odds(total),
-        large_delta=large_delta(level["delta"], level["population"]),
+        large_delta=large_delta(level["delta"], level["population"], unit=unit),
         ledger=config.get("ledger") or folder.ledger.name,
         s=level["secure_aggregation"],
         g=lambda value: f"{value:g}",

@@ -2,6 +2,7 @@
 
 from flower_app.tasks.columns import Category as Category
 from flower_app.tasks.columns import Number as Number
+from flower_app.tasks.columns import as_number as as_number
 from flower_app.tasks.holdings import Holdings as Holdings
 from flower_app.tasks.holdings import as_client_data as as_client_data
 from flower_app.tasks.holdings import no_examples as no_examples
@@ -16,6 +17,7 @@ from flower_app.tasks.model import parameters_of as parameters_of
 from flower_app.tasks.model import task_spec as task_spec
 from flower_app.tasks.tables import Examples as Examples
 from flower_app.tasks.tables import encoded as encoded
+from flower_app.tasks.tables import read_cells as read_cells
 from flower_app.tasks.tables import read_questions as read_questions
 from flower_app.tasks.tables import unused_columns as unused_columns
 from flower_app.tasks.task import Task as Task

@@ -24,8 +24,9 @@ from flower_app.training.tracking import check_tracking
 from flower_app.training.work import check_ranges, dataset_of, parameter_count, partitions_of
 from privacy.accounting import Budget, Event, Full
 from privacy.accounting.errors import LedgerError
-from privacy.mechanisms import LatticeGaussian
+from privacy.mechanisms import LatticeGaussian, SumMechanism
 from strategies import (
+    BLT,
     BandedMF,
     CappedWeights,
     Checkpointing,
@@ -315,7 +316,7 @@ def make_strategy(
                 if settings.groups
                 else Poisson(settings.sampling_rate)
             ),
-            mechanism=BandedMF(settings.groups) if settings.groups else LatticeGaussian(),
+            mechanism=_mechanism(settings),
             clipping=settings.clipping_norm,
             noise_multiplier=settings.noise_multiplier or None,
             budget=Budget(settings.epsilon, settings.delta),
@@ -332,6 +333,12 @@ def make_strategy(
             secure_aggregation=server_setting(settings, size),
             on_round=on_round,
         )
+
+
+def _mechanism(settings: Settings) -> SumMechanism:
+    if settings.mechanism == "blt":
+        return BLT()
+    return BandedMF(settings.groups) if settings.groups else LatticeGaussian()
 
 
 def _check_place(ledger: Path) -> None:

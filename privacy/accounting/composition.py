@@ -264,10 +264,11 @@ def of_one_client(counts: Counter[Event]) -> Counter[Event]:
     return total
 
 
-def large_delta(delta: float, population: int) -> str | None:
+def large_delta(delta: float, population: int, *, unit: str = "client") -> str | None:
     """Why a δ of one over the population or more is too large; None where δ is smaller.
 
-    A sentence without its full stop.
+    A sentence without its full stop. ``unit`` is what the population consists of, and who is
+    protected: "client", "person", "row".
     """
     delta = arguments.number("delta", delta, above=0, below=1)
     population = arguments.whole("population", population, least=1)
@@ -275,7 +276,7 @@ def large_delta(delta: float, population: int) -> str | None:
         return None
     return (
         f"δ = {delta:g} is no less than one over the population of {population:,}: a release that "
-        "gives away one client at random, whole, would pass. Choose a δ well below "
+        f"gives away one {unit} at random, whole, would pass. Choose a δ well below "
         f"{1 / population:.1g}"
     )
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from privacy.arguments import exact_bytes, number, text, whole
 from privacy.correlated_noise.errors import NoiseSecretError
-from privacy.correlated_noise.rows import CorrelatedNoise, Factor
+from privacy.correlated_noise.factors import Factor, factor_from_dict
+from privacy.correlated_noise.rows import CorrelatedNoise
 from privacy.files import write_durably
+from privacy.json_text import read_json
 from privacy.mechanisms import Randomness
 
 _FORMAT = "bloomseal-correlated-noise-1"
@@ -105,7 +107,7 @@ class NoiseInstance:
             "format": _FORMAT,
             "name": self.name,
             "group_key": self.group_key.hex(),
-            "factor": list(self.factor.numerators),
+            "factor": self.factor.as_dict(),
             "sigma": self.sigma.hex(),
             "size": self.size,
             "keys": [None if key is None else key.hex() for key in self.keys],
@@ -118,13 +120,13 @@ class NoiseInstance:
     def load(cls, path: Path) -> "NoiseInstance":
         """Read what ``save`` wrote; a ``NoiseSecretError`` says why that cannot be."""
         try:
-            document = json.loads(path.read_bytes())
+            document = read_json(path.read_bytes())
             if document["format"] != _FORMAT:
                 raise ValueError("it is of another version")
             instance = cls(
                 name=text("name", document["name"]),
                 group_key=exact_bytes("group_key", bytes.fromhex(document["group_key"]), 32),
-                factor=Factor(tuple(document["factor"])),
+                factor=factor_from_dict(document["factor"]),
                 sigma=number("sigma", float.fromhex(document["sigma"]), least=0),
                 size=whole("size", document["size"], least=1),
                 keys=tuple(

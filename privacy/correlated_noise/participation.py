@@ -88,6 +88,46 @@ def sensitivity(coefficients: ArrayLike, *, rounds: int, participation: MinSepar
     return sqrt(float(np.square(total).sum()))
 
 
+def cost_of_a_participation(coefficients: ArrayLike, *, rows: int, separation: int) -> float:
+    """How far C·G moves for each participation: k of them move it √k times as far at most.
+
+    The largest of ``sensitivity``/√k, over all k: with noise for it every participation is one
+    Gaussian release of the same multiplier, however many there have been and will be, of so many
+    rows in all.
+
+    Parameters
+    ----------
+    coefficients : array of float, (b,)
+        At least zero, and never increasing.
+    rows : int
+        How many there may be.
+    separation : int
+        Between two participations lie so many rows or more.
+
+    Returns
+    -------
+    float
+        In clipping norms, rounded up.
+
+    Notes
+    -----
+    Of k participations the earliest places, as near as they may be, are the worst: every inner
+    product of two columns is then the largest (McMahan et al. 2024, arXiv 2405.13763, theorem 2).
+    """
+    rows = whole("rows", rows, least=1, most=MOST_ROUNDS)
+    separation = whole("separation", separation, least=1)
+    c = _checked(coefficients)[:rows]
+    if np.any(c < 0) or np.any(np.diff(c) > 0):
+        raise ValueError("coefficients must be at least zero and never increase")
+    column = np.zeros(rows)
+    column[: len(c)] = c
+    total, largest = np.zeros(rows), 0.0
+    for count, place in enumerate(range(0, rows, separation), 1):
+        total[place:] += column[: rows - place]
+        largest = max(largest, float(total @ total) / count)
+    return sqrt(largest) * (1 + 2.0**-32)
+
+
 def _checked(coefficients: ArrayLike) -> Vector:
     c = np.asarray(coefficients, dtype=np.float64)
     if c.ndim != 1 or not len(c) or not np.all(np.abs(c) < inf) or c[0] == 0:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from privacy.inference.evaluator import serve_evaluations as serve_evaluations
     from privacy.inference.importers import from_onnx as from_onnx
     from privacy.inference.importers import from_sklearn as from_sklearn
+    from privacy.inference.packed_model import PackedModel as PackedModel
     from privacy.inference.replacement import PrivateData as PrivateData
     from privacy.inference.replacement import PublicData as PublicData
     from privacy.inference.replacement import Replacement as Replacement
@@ -65,6 +66,7 @@ _LATER = {
     "certify": "privacy.inference.certificate",
     "from_onnx": "privacy.inference.importers",
     "from_sklearn": "privacy.inference.importers",
+    "PackedModel": "privacy.inference.packed_model",
     "PrivateData": "privacy.inference.replacement",
     "PublicData": "privacy.inference.replacement",
     "Replacement": "privacy.inference.replacement",

@@ -85,7 +85,12 @@ def certify(
         If there is no image, or not one label an image, or a label is none of the classes, or
         the threshold is beyond the plan's bound of every logit.
     """
-    of_kind("compiled", compiled, CompiledModel, "what compile_model returned")
+    of_kind(
+        "compiled",
+        compiled,
+        CompiledModel,
+        "what compile_model returned (a model from a file has no PyTorch model to compare with)",
+    )
     x = double_array("inputs", inputs, "shape (images, ...)")
     plan = compiled.plan
     wanted = (plan.logits,) if plan.multi_label else ()

@@ -251,7 +251,7 @@ def compile_model(
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
-    compiled = CompiledModel(plan, original, program, itself)
+    compiled = CompiledModel(plan, program, original, itself)
     if compiled.evaluator_bytes > _MUCH_MEMORY:
         _log.warning(
             "the encoded weights take %.1f GB of memory at the evaluator, for every process",

@@ -21,6 +21,10 @@ class ReplacementError(RuntimeError):
     """Activations' replacement that did not converge; the message says what to change."""
 
 
+class ModelFileError(ValueError):
+    """A file that holds no packed model, or a damaged one; the message names it and the fault."""
+
+
 class PlanRefusedError(ValueError):
     """A plan that this node does not work with; the message says why, and nothing of its data."""
 

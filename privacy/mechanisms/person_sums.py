@@ -67,7 +67,7 @@ def rows_by_person(person_ids: PersonIds, count: int) -> list[Rows]:
     rows_of: dict[int | str, list[int]] = {}
     nobodys: list[int] = []
     for row, given in enumerate(ids):
-        person = _person(given)
+        person = person_named(given)
         if person is None:
             nobodys.append(row)
         else:
@@ -88,7 +88,7 @@ def rows_by_person(person_ids: PersonIds, count: int) -> list[Rows]:
     return [np.array(rows, dtype=np.int64) for rows in rows_of.values()]
 
 
-def _person(given: object) -> int | str | None:
+def person_named(given: object) -> int | str | None:
     """An id as one value however it is written; None if it names nobody."""
     person = given.item() if isinstance(given, np.generic) else given
     if isinstance(person, bool):

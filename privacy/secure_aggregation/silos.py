@@ -54,7 +54,11 @@ class FewSilos:
     server: ServerModel = ServerModel.HONEST_BUT_CURIOUS
 
     def __post_init__(self) -> None:
-        convert(self, "silos", whole, least=3, most=LARGEST_COHORT)
+        give = (
+            f"from 3 to {LARGEST_COHORT}: of two, each learns the other's sum by taking its own "
+            "from the total"
+        )
+        convert(self, "silos", whole, least=3, most=LARGEST_COHORT, give=give)
         give = "at least 1: a silo knows its own part, and sees the sum"
         convert(self, "colluders", whole, least=1, give=give)
         check_server("server", self.server)

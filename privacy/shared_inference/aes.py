@@ -5,6 +5,7 @@ arrays. Both are the same permutation, and neither takes time that depends on th
 """
 
 import platform
+import struct
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -58,19 +59,17 @@ class PublicPermutation:
 
 def round_keys(key: bytes) -> NDArray[np.uint64]:
     """The key's schedule (FIPS 197, section 5.2), shape (22,): two words a round."""
-    substituted = _substitution()
-    words = [list(key[start : start + 4]) for start in range(0, KEY_BYTES, 4)]
-    constant = 1
+    box, constant = _substitution(), 1
+    words = [*struct.unpack("<4I", key)]
     for index in range(4, 4 * (_ROUNDS + 1)):
-        word = list(words[-1])
+        word = words[-1]
         if index % 4 == 0:
-            word = [substituted[byte] for byte in (*word[1:], word[0])]
-            word[0] ^= constant
+            low, high = box[word >> 8 & 0xFF] | box[word >> 16 & 0xFF] << 8, box[word >> 24]
+            word = low | high << 16 | box[word & 0xFF] << 24
+            word ^= constant
             constant = _doubled(constant)
-        words.append([a ^ b for a, b in zip(words[-4], word, strict=True)])
-    return np.frombuffer(bytes(byte for word in words for byte in word), dtype="<u8").astype(
-        np.uint64
-    )
+        words.append(words[-4] ^ word)
+    return np.frombuffer(struct.pack(f"<{len(words)}I", *words), "<u8").astype(np.uint64)
 
 
 @cache

@@ -54,8 +54,15 @@ def seeds_of(words: Ring) -> Ring:
     return seeds
 
 
-def make_keys(alpha: Ring, width: int, first: Ring, second: Ring, pi: PublicPermutation) -> Ring:
-    """The correction words that make keys of two holders' seeds.
+def make_keys(
+    alpha: Ring,
+    width: int,
+    first: Ring,
+    second: Ring,
+    pi: PublicPermutation,
+    corrections: Ring,
+) -> None:
+    """Write the correction words that make keys of two holders' seeds.
 
     Parameters
     ----------
@@ -66,17 +73,13 @@ def make_keys(alpha: Ring, width: int, first: Ring, second: Ring, pi: PublicPerm
     first, second : ndarray of uint64, shape (comparisons, 2)
         Random seeds, by :func:`seeds_of`.
     pi : PublicPermutation
-
-    Returns
-    -------
-    ndarray of uint64, shape (levels + 1, comparisons, 2)
+    corrections : ndarray of uint64, shape (levels + 1, comparisons, 2)
+        They are written here.
     """
-    corrections = np.empty((levels(width) + 1, len(alpha), 2), dtype=np.uint64)
     if in_hardware():
         _make(alpha, width, first, second, pi.round_keys, corrections)
     else:
         _make_in_arrays(alpha, width, (first, second), pi, corrections)
-    return corrections
 
 
 def evaluate(

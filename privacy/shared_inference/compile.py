@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from privacy.arguments import double_array, number, shown, sizes, whole
+from privacy.arguments import double_array, number, of_kind, shown, sizes, whole
 from privacy.inference.compiler.lowering import Value, drawn_points, lowered, reference, trace
 from privacy.inference.input_range import bounds
 from privacy.inference.input_range import input_range as written_range
@@ -69,6 +69,7 @@ def compile_model(
     batch_size: int = 1,
     tolerance: float | None = None,
     answer: str = "logits",
+    public_model: bool = False,
 ) -> SharedModel:
     """Compile a trained model for inference in shares.
 
@@ -97,6 +98,9 @@ def compile_model(
         the half of it, or what can be proved, with a warning in the log.
     answer : str
         ``"logits"``, or ``"class"``: the data owner learns the place of the largest logit alone.
+    public_model : bool
+        Whether both workers may know the weights, as they are. Affine maps then need no exchange
+        and no material of their own; questions and answers are hidden as before.
 
     Returns
     -------
@@ -119,6 +123,7 @@ def compile_model(
     batch_size = whole("batch_size", batch_size, least=1, give="1 or more images a question")
     if tolerance is not None:
         tolerance = number("tolerance", tolerance, above=0, give="a positive error of a logit")
+    of_kind("public_model", public_model, bool, "True or False")
     if answer not in ("logits", "class"):
         raise ValueError(f"answer is {shown(answer)}; give 'logits' or 'class'")
     itself = reference(model)
@@ -153,6 +158,7 @@ def compile_model(
         input_bits=made.input_bits,
         answer_bits=made.answer_bits,
         error=made.error,
+        public_model=public_model,
         steps=tuple(made.steps),
     )
     if plan.words > MAX_WORDS:

@@ -4,6 +4,7 @@ A frame is its length, 4 bytes, and a message.
 """
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -17,7 +18,12 @@ from privacy.shared_inference.errors import LinkError
 _LENGTH = struct.Struct("<I")
 _SMALL = 1 << 15
 """Bytes that a system takes from both sides at once, so that they need no turns."""
-_CHUNK = 1 << 16
+_BUFFER = 1 << 16
+_AT_ONCE = 2e-4
+"""Seconds for which what is due is looked for without rest: to be woken up takes that long."""
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_yield = getattr(os, "sched_yield", lambda: time.sleep(0))
+"""Let another process have the processor, if one wants it."""
 
 
 class Link(Closing):
@@ -40,7 +46,10 @@ class Link(Closing):
         self._max_bytes = whole("max_bytes", max_bytes, least=1, most=2**32 - 1)
         self._timeout = number("timeout", timeout, above=0)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(self._timeout)
+        connection.setblocking(False)
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._large: bytearray | None = None  # a message that is larger than the buffer
+        self._rest = self._buffer  # where what comes next is put
 
     @property
     def timeout(self) -> float:
@@ -50,10 +59,6 @@ class Link(Closing):
     @timeout.setter
     def timeout(self, seconds: float) -> None:
         self._timeout = seconds
-        try:
-            self._connection.settimeout(seconds)
-        except OSError as error:
-            raise self._failed(error) from error
 
     def fileno(self) -> int:
         """Of the connection, for ``select``."""
@@ -63,7 +68,8 @@ class Link(Closing):
     def quiet(self) -> bool:
         """Whether nothing has come, not even the end of the connection."""
         try:
-            return not select.select([self._connection], [], [], 0)[0]
+            buffered = self._large is not None or self._buffered > 0
+            return not buffered and not select.select([self._connection], [], [], 0)[0]
         except (OSError, ValueError):
             return False
 
@@ -76,8 +82,14 @@ class Link(Closing):
             If the other party is gone, or takes nothing.
         """
         try:
-            self._connection.sendall(_LENGTH.pack(len(message)) + message)
-        except OSError as error:
+            for part in _framed(message):
+                waiting = part
+                while waiting:
+                    sent = self._tried_send(waiting)
+                    waiting = waiting[sent:]
+                    if not sent:
+                        self._wait(writing=True)
+        except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
     def receive(self) -> bytes:
@@ -89,10 +101,8 @@ class Link(Closing):
             If the other party is gone, silent, or sends more than ``max_bytes``.
         """
         try:
-            (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
-            self._check(length)
-            return bytes(self._exactly(length))
-        except OSError as error:
+            return self._received()
+        except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
     def exchange(self, message: bytes) -> bytes:
@@ -101,12 +111,9 @@ class Link(Closing):
             self.send(message)
             return self.receive()
         try:
-            self._connection.settimeout(0)
-            received = self._both(_LENGTH.pack(len(message)) + message)
-            self._connection.settimeout(self._timeout)
-        except OSError as error:
+            return self._both(message)
+        except (OSError, ValueError) as error:
             raise self._failed(error) from error
-        return received
 
     def close(self) -> None:
         """Close the connection; who waits on it in another thread gets a LinkError."""
@@ -114,64 +121,103 @@ class Link(Closing):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
-    def _exactly(self, count: int) -> bytearray:
-        received = bytearray(count)
-        view = memoryview(received)
-        filled = 0
-        while filled < count:
-            taken = self._connection.recv_into(view[filled:])
-            if not taken:
-                raise ConnectionError("it closed the connection")
-            filled += taken
-        return received
-
-    def _both(self, frame: bytes) -> bytes:
-        """Send and receive in turns, so that full buffers on both sides stop neither."""
-        waiting, received = memoryview(frame), bytearray()
-        due = _LENGTH.size
-        last = time.monotonic()
-        while waiting or len(received) < due:
-            moved = False
-            if waiting:
-                sent = self._tried_send(waiting)
-                waiting, moved = waiting[sent:], sent > 0
-            if len(received) < due:
-                part = self._tried_receive(due - len(received))
-                received += part
-                moved = moved or bool(part)
-                if due == _LENGTH.size == len(received):
-                    due += self._check(_LENGTH.unpack(received)[0])
-            if moved:
-                last = time.monotonic()
-            elif time.monotonic() - last > self._timeout:
-                raise TimeoutError
+    def _received(self) -> bytes:
+        """The next message, for which it waits."""
+        at_once = time.monotonic() + _AT_ONCE
+        while (message := self._complete()) is None:
+            if self._tried_receive():
+                continue
+            if time.monotonic() < at_once:
+                _yield()
             else:
-                select.select([self._connection], [self._connection] if waiting else [], [], 0.1)
-        return bytes(received[_LENGTH.size :])
+                self._wait(reading=True)
+        return message
+
+    def _both(self, message: bytes) -> bytes:
+        """Send and receive in turns, so that full buffers on both sides stop neither."""
+        parts, received = _framed(message), self._complete()
+        while parts or received is None:
+            moved = False
+            if parts:
+                sent = self._tried_send(parts[0])
+                parts[0], moved = parts[0][sent:], sent > 0
+                if not parts[0]:
+                    del parts[0]
+            if received is None:
+                moved = self._tried_receive() or moved
+                received = self._complete()
+            if not moved:
+                self._wait(reading=received is None, writing=bool(parts))
+        return received
 
     def _tried_send(self, waiting: memoryview) -> int:
         try:
-            return self._connection.send(waiting[:_CHUNK])
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return self._connection.send(waiting)
+        except _LATER:
             return 0
 
-    def _tried_receive(self, count: int) -> bytes:
+    def _tried_receive(self) -> bool:
+        """Read on, if something has come."""
         try:
-            part = self._connection.recv(min(count, _CHUNK))
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return b""
-        if not part:
+            count = self._connection.recv_into(self._rest)
+        except _LATER:
+            return False
+        if not count:
             raise ConnectionError("it closed the connection")
-        return part
+        self._rest = self._rest[count:]
+        return True
+
+    def _complete(self) -> bytes | None:
+        """The next message, once it is here as a whole."""
+        if self._large is None:
+            buffered = self._buffered
+            if buffered < _LENGTH.size:
+                return None
+            length = self._check(_LENGTH.unpack_from(self._buffer)[0])
+            end = _LENGTH.size + length
+            if end <= _BUFFER:
+                if buffered < end:
+                    return None
+                message = bytes(self._buffer[_LENGTH.size : end])
+                self._buffer[: buffered - end] = self._buffer[end:buffered]
+                self._rest = self._buffer[buffered - end :]
+                return message
+            self._large = bytearray(length)
+            self._large[: buffered - _LENGTH.size] = self._buffer[_LENGTH.size : buffered]
+            self._rest = memoryview(self._large)[buffered - _LENGTH.size :]
+        if self._rest:
+            return None
+        message, self._large, self._rest = bytes(self._large), None, self._buffer
+        return message
+
+    @property
+    def _buffered(self) -> int:
+        """Bytes in the buffer."""
+        return _BUFFER - len(self._rest)
+
+    def _wait(self, *, reading: bool = False, writing: bool = False) -> None:
+        """Wait until the connection is ready for either."""
+        own = [self._connection]
+        ready = select.select(own * reading, own * writing, [], self._timeout)
+        if not any(ready):
+            raise TimeoutError
 
     def _check(self, length: int) -> int:
         if length > self._max_bytes:
             raise ConnectionError(f"it announced {length} bytes, {self._max_bytes} are allowed")
         return length
 
-    def _failed(self, error: OSError) -> LinkError:
+    def _failed(self, error: OSError | ValueError) -> LinkError:
         """The error for the caller; the connection is of no use any more."""
         self.close()
         if isinstance(error, TimeoutError):
             return LinkError(f"the other party said nothing for {self._timeout:g} s")
         return LinkError(f"the other party is gone: {error}")
+
+
+def _framed(message: bytes) -> list[memoryview]:
+    """A frame; a large one in two parts, since it is not copied."""
+    length = _LENGTH.pack(len(message))
+    if len(message) <= _SMALL:
+        return [memoryview(length + message)]
+    return [memoryview(length), memoryview(message)]

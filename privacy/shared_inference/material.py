@@ -19,6 +19,7 @@ question.
 
 import hashlib
 import hmac
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,10 +43,12 @@ from privacy.shared_inference.plan import (
     correction_words,
     opened,
 )
-from privacy.shared_inference.ring import SEED_BYTES, Ring, Stream
+from privacy.shared_inference.ring import SEED_BYTES, Buffer, Ring, Stream
 
 OWNER_PIECE_BYTES = 2 * SEED_BYTES
 _HEAD_BYTES = 3 * SEED_BYTES
+NO_MASK = np.empty((0, 0), np.uint64)
+"""Of a wire that is not opened."""
 _ONE = np.uint64(1)
 
 
@@ -53,15 +56,15 @@ def worker_piece_bytes(plan: Plan, holder: int) -> int:
     """Of the material of a question, for worker 0 or 1."""
     words = sum(correction_words(step, plan.batch_size) for step in plan.steps)
     if holder == 1:
-        words += sum(completions(step) for step in plan.steps) * plan.batch_size
+        words += sum(completions(plan, step) for step in plan.steps) * plan.batch_size
         words += sum(-(-compared(step) * plan.batch_size // 64) for step in plan.steps)
     return _HEAD_BYTES + 8 * words
 
 
-def completions(step: Step) -> int:
+def completions(plan: Plan, step: Step) -> int:
     """Numbers of one image of which a step needs shares, beside masks."""
     if isinstance(step, AffineStep):
-        return step.size
+        return 0 if plan.public_model else step.size
     if isinstance(step, ReluStep):
         return (5 if step.shift else 2) * step.size
     if isinstance(step, SquareStep):
@@ -85,7 +88,7 @@ class StepShares:
     Attributes
     ----------
     mask : ndarray of uint64, shape (elements, batch), optional
-        Of what the step opens; None for the last step.
+        Of what the step opens; None where it opens nothing.
     known : list of ndarray of uint64
         Of what the provider knows, in the order of :func:`_known`.
     seeds, corrections, bits : ndarray
@@ -107,22 +110,18 @@ class Shares:
     pair_seed: bytes
     input_mask: Ring
     steps: list[StepShares]
-
-    @property
-    def permutation(self) -> PublicPermutation:
-        """The one of the question's comparisons."""
-        return permutation(self.pair_seed)
+    permutation: PublicPermutation
 
 
 def permutation(pair_seed: bytes) -> PublicPermutation:
-    """AES under a key that both workers know."""
+    """The one of a question's comparisons: AES under a key that both workers know."""
     return PublicPermutation(derived(pair_seed, "permutation")[:KEY_BYTES])
 
 
-def read_piece(plan: Plan, holder: int, piece: bytes) -> Shares:
+def read_piece(plan: Plan, holder: int, piece: Buffer) -> Shares:
     """A worker's shares, of a piece of :func:`worker_piece_bytes`."""
     seed, input_seed, pair_seed = (
-        piece[start : start + SEED_BYTES] for start in range(0, _HEAD_BYTES, SEED_BYTES)
+        bytes(piece[start : start + SEED_BYTES]) for start in range(0, _HEAD_BYTES, SEED_BYTES)
     )
     words = np.frombuffer(piece, dtype="<u8", offset=_HEAD_BYTES).astype(np.uint64, copy=False)
     own, batch, offset = Stream(seed), plan.batch_size, 0
@@ -140,24 +139,24 @@ def read_piece(plan: Plan, holder: int, piece: bytes) -> Shares:
         count = compared(step) * batch
         if count:
             shares.corrections = given(levels(_width(step)) + 1, count, 2)
-        for shape in _shapes(step, batch):
+        for shape in _shapes(plan, step):
             shares.known.append(own.take(*shape) if holder == 0 else given(*shape))
         if holder == 1 and count:
             packed = given(-(-count // 64)).astype("<u8").view(np.uint8)
             shares.bits = np.unpackbits(packed, count=count, bitorder="little")
         steps.append(shares)
     mask = Stream(input_seed).take(plan.inputs, batch)
-    return Shares(input_seed, pair_seed, mask, steps)
+    return Shares(input_seed, pair_seed, mask, steps, permutation(pair_seed))
 
 
-def input_mask(plan: Plan, owner_piece: bytes) -> tuple[Ring, bytes, bytes]:
+def input_mask(plan: Plan, owner_piece: Buffer) -> tuple[Ring, bytes, bytes]:
     """The mask of a question's input, shape (inputs, batch), and both workers' input seeds."""
-    seeds = owner_piece[:SEED_BYTES], owner_piece[SEED_BYTES:]
+    seeds = bytes(owner_piece[:SEED_BYTES]), bytes(owner_piece[SEED_BYTES:])
     first, second = (Stream(seed).take(plan.inputs, plan.batch_size) for seed in seeds)
     return first + second, *seeds
 
 
-def deal(plan: Plan, model_masks: Ring, randomness: Randomness) -> tuple[bytes, bytes, bytes]:
+def deal(plan: Plan, model_masks: Ring, randomness: Randomness) -> tuple[Buffer, Buffer, bytes]:
     """Material for one question: the pieces of worker 0, of worker 1, and of the data owner.
 
     ``model_masks`` hides the weights, shape (plan.weights,).
@@ -170,12 +169,8 @@ def deal(plan: Plan, model_masks: Ring, randomness: Randomness) -> tuple[bytes, 
         weights = model_masks[start : start + _weights(step)]
         start += len(weights)
         dealing.step(index, weights)
-    own, input_seeds, pair_seed = seeds[:2], seeds[2:4], seeds[4]
-    first, second = (
-        b"".join([own[holder], input_seeds[holder], pair_seed, *dealing.words[holder]])
-        for holder in (0, 1)
-    )
-    return first, second, b"".join(input_seeds)
+    first, second = (piece.data.toreadonly() for piece in dealing.pieces)
+    return first, second, b"".join(seeds[2:4])
 
 
 class _Dealing:
@@ -187,34 +182,45 @@ class _Dealing:
         self._pi = permutation(seeds[4])
         first, second = (Stream(seed).take(plan.inputs, plan.batch_size) for seed in seeds[2:4])
         self._masks = [first + second]
-        self.words: tuple[list[memoryview], list[memoryview]] = ([], [])
-        """What each worker gets beside seeds."""
+        self.pieces: list[NDArray[np.uint8]] = []
+        """What each worker gets."""
+        self._rest: list[Ring] = []  # of the pieces, not yet written
+        for holder in (0, 1):
+            piece = np.empty(worker_piece_bytes(plan, holder), np.uint8)
+            head = b"".join((seeds[holder], seeds[2 + holder], seeds[4]))
+            piece[:_HEAD_BYTES] = np.frombuffer(head, np.uint8)
+            self.pieces.append(piece)
+            self._rest.append(piece[_HEAD_BYTES:].view("<u8"))
 
     def step(self, index: int, weights: Ring) -> None:
         """Deal one step."""
-        step, batch = self._plan.steps[index], self._plan.batch_size
+        step = self._plan.steps[index]
         first, second = (_drawn(self._plan, index, stream) for stream in self._streams)
         secret = np.zeros(0, np.uint64)
         if isinstance(step, ComparingStep):
             secret = self._comparisons(step, first, second)
-        known = _known(step, self._masks, weights, secret)
-        for truth, shape in zip(known, _shapes(step, batch), strict=True):
-            self._complete(truth.reshape(shape) - self._streams[0].take(*shape))
+        shapes = _shapes(self._plan, step)
+        known = _known(step, self._masks, weights, secret) if shapes else []
+        for truth, shape in zip(known, shapes, strict=True):
+            np.subtract(truth.reshape(shape), self._streams[0].take(*shape), self._next(1, shape))
         if isinstance(step, ComparingStep):
             self._hidden_signs(step, first, secret)
-        if first.mask is not None and second.mask is not None:
-            made = first.mask + second.mask
-            if isinstance(step, MaximumStep):
-                made = np.concatenate([made, self._masks[step.source][step.rest]])
-            self._masks.append(made)
+        if first.mask is None or second.mask is None:
+            self._masks.append(NO_MASK)
+            return
+        made = first.mask + second.mask
+        if isinstance(step, MaximumStep):
+            made = np.concatenate([made, self._masks[step.source][step.rest]])
+        self._masks.append(made)
 
     def _comparisons(self, step: ComparingStep, first: StepShares, second: StepShares) -> Ring:
         """Deal comparisons with the masks; the random bits that hide their results."""
         alpha = compared_values(step, self._masks[step.source]).ravel()
         alpha = alpha & np.uint64((1 << _width(step)) - 1)
-        words = make_keys(alpha, _width(step), first.seeds, second.seeds, self._pi)
-        for part in self.words:
-            part.append(_as_bytes(words))
+        shape = (levels(_width(step)) + 1, len(alpha), 2)
+        words = self._next(0, shape)
+        make_keys(alpha, _width(step), first.seeds, second.seeds, self._pi, words)
+        self._next(1, shape)[:] = words
         packed = np.frombuffer(self._randomness.bytes(-(-len(alpha) // 8)), np.uint8)
         return np.unpackbits(packed, count=len(alpha)).astype(np.uint64)
 
@@ -224,21 +230,21 @@ class _Dealing:
         signs = (masks >> np.uint64(_width(step))) & _ONE
         padded = np.zeros(-(-len(secret) // 64) * 64, np.uint8)
         padded[: len(secret)] = (signs ^ secret ^ _ONE).astype(np.uint8) ^ first.bits
-        self._complete(np.packbits(padded, bitorder="little").view("<u8"))
+        packed = np.packbits(padded, bitorder="little").view("<u8")
+        self._next(1, packed.shape)[:] = packed
 
-    def _complete(self, words: Ring) -> None:
-        self.words[1].append(_as_bytes(words))
-
-
-def _as_bytes(words: Ring) -> memoryview:
-    return np.ascontiguousarray(words, dtype="<u8").data.cast("B")
+    def _next(self, holder: int, shape: tuple[int, ...]) -> Ring:
+        """Where the next words of a piece are written."""
+        count = math.prod(shape)
+        part, self._rest[holder] = self._rest[holder][:count], self._rest[holder][count:]
+        return part.reshape(shape)
 
 
 def _drawn(plan: Plan, index: int, own: Stream) -> StepShares:
     """What a worker's stream has for a step: a mask, and seeds of comparisons with a bit each."""
     step, batch = plan.steps[index], plan.batch_size
-    last = index == len(plan.steps) - 1
-    shares = StepShares(None if last else own.take(opened(step), batch))
+    masked = plan.masked[index + 1]
+    shares = StepShares(own.take(opened(step), batch) if masked else None)
     if compared(step):
         words = own.take(compared(step) * batch, 2)
         shares.seeds, shares.bits = seeds_of(words), (words[:, 0] & _ONE).astype(np.uint8)
@@ -302,20 +308,21 @@ def outcomes(
 def compared_values(step: ComparingStep, values: Ring) -> Ring:
     """What is compared, shape (comparisons, batch), of a wire's values or masks.
 
-    It is compared with zero, and of a line with its knots in turn: their masks are alike.
+    It is compared with zero, and of a line with its knots in turn: their masks are alike. Where a
+    value is shortened, its bits below take no part.
     """
-    if isinstance(step, LineStep):
-        return np.tile(values, (len(step.knots), 1))
     if isinstance(step, MaximumStep):
         return values[step.left] - values[step.right]
     if isinstance(step, LargestStep):
         columns = step.windows.T
         return np.concatenate([values[columns[i]] - values[columns[j]] for i, j in step.pairs])
-    return values
+    short = values >> np.uint64(step.shift) if step.shift else values
+    return np.tile(short, (len(step.knots), 1)) if isinstance(step, LineStep) else short
 
 
-def _shapes(step: Step, batch: int) -> list[tuple[int, int]]:
+def _shapes(plan: Plan, step: Step) -> list[tuple[int, int]]:
     """Of what the provider knows of a step."""
+    batch = plan.batch_size
     if isinstance(step, LineStep):
         rows = step.size * len(step.knots)
         return [(rows, batch)] * (3 if step.shift else 2) + [(step.size, batch)] * (
@@ -324,7 +331,7 @@ def _shapes(step: Step, batch: int) -> list[tuple[int, int]]:
     rows = len(step.left) if isinstance(step, MaximumStep) else step.size
     if isinstance(step, LargestStep):
         rows *= step.window * step.entries
-    return [(rows, batch)] * (completions(step) // rows)
+    return [(rows, batch)] * (completions(plan, step) // rows)
 
 
 def _width(step: Step) -> int:

@@ -27,9 +27,10 @@ from privacy.shared_inference.messages import (
     Party,
     Tag,
     another_format,
-    seal,
+    seal_into,
     unseal,
 )
+from privacy.shared_inference.ring import Buffer
 
 _log = logging.getLogger(__name__)
 _MAGIC = b"BSSM"
@@ -73,10 +74,24 @@ class Bundle:
         """Of the bundle's file."""
         return f"{self.first:012d}{_SUFFIX}"
 
-    def sealed(self, question: int, piece: bytes) -> bytes:
-        """The piece of a question, for its party alone."""
+    @property
+    def sealed_bytes(self) -> int:
+        """Of a piece as it is written."""
+        return self.size + OVERHEAD
+
+    @property
+    def bytes(self) -> int:
+        """Of the whole."""
+        return _HEAD.size + self.count * self.sealed_bytes
+
+    def start(self, question: int) -> int:
+        """Where the piece of a question begins."""
+        return _HEAD.size + (question - self.first) * self.sealed_bytes
+
+    def seal(self, question: int, piece: Buffer, place: memoryview) -> None:
+        """Write the piece of a question, for its party alone, where there is room for it."""
         head = Head(Tag.MATERIAL, Party.PROVIDER, self.party, self.session, question)
-        return seal(head, piece, self.key)
+        seal_into(place, head, piece, self.key)
 
 
 class MaterialStore(Closing):
@@ -152,7 +167,7 @@ class MaterialStore(Closing):
             write_durably(path, bytes(material))
             self._bundles[first] = (count, path)
 
-    def read(self, question: int) -> bytes:
+    def read(self, question: int) -> Buffer:
         """The piece of a question; nothing that is made of it may leave before :meth:`use`.
 
         Raises

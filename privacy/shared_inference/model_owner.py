@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 
 def share_model(model: "SharedModel", letter: bytes) -> tuple[bytes, bytes]:
-    """Messages that give the workers a model in shares: for alice, and for bob.
+    """Messages that give the workers a model: for alice, and for bob.
+
+    In shares, or as it is where it was compiled with ``public_model``.
 
     Parameters
     ----------
@@ -26,7 +28,8 @@ def share_model(model: "SharedModel", letter: bytes) -> tuple[bytes, bytes]:
     Notes
     -----
     **Guarantee.** Each message holds the weights minus both workers' masks: uniformly random to a
-    worker, who knows one of them. It may serve all questions of the session.
+    worker, who knows one of them. It may serve all questions of the session. A public model's holds
+    the weights, encrypted for its worker.
 
     **Assumptions.** The workers do not collude, and the provider colludes with neither. The letter
     and the model are not at a worker, unless the worker may know the model.
@@ -35,8 +38,11 @@ def share_model(model: "SharedModel", letter: bytes) -> tuple[bytes, bytes]:
     """
     opened = Letter.from_bytes(letter, model.plan, Party.MODEL_OWNER)
     seeds, keys = opened.secrets[:2], opened.secrets[2:]
-    first, second = (Stream(seed).take(model.plan.weights) for seed in seeds)
-    body = (model.weights - first - second).astype("<u8").tobytes()
+    weights = model.weights
+    if not model.plan.public_model:
+        first, second = (Stream(seed).take(model.plan.weights) for seed in seeds)
+        weights = weights - first - second
+    body = weights.astype("<u8").tobytes()
     alice, bob = (
         seal(Head(Tag.MODEL, Party.MODEL_OWNER, party, opened.session), body, key)
         for party, key in zip((Party.ALICE, Party.BOB), keys, strict=True)

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from privacy.inference.input_range import InputRange, shown
 from privacy.inference.input_range import input_range as written_range
+from privacy.json_text import read_json
 from privacy.shared_inference.comparison import key_words
 from privacy.shared_inference.errors import MessageError
 from privacy.shared_inference.ring import Structure
 
 _MAGIC = b"BSSP"
-_VERSION = 2
+_VERSION = 3
 _HEAD = struct.Struct("<4sBQ")
 MAX_WIDTH = 62
 """Bits of a value that is compared or shortened, with its sign."""
@@ -58,7 +59,7 @@ class AffineStep:
 
 @dataclass(frozen=True, eq=False)
 class ReluStep:
-    """max(x, 0), shortened by ``shift`` bits; ``width`` bits hold x with its sign."""
+    """max(x, 0), where x is shortened by ``shift`` bits before: then ``width`` bits hold it."""
 
     source: int
     size: int
@@ -143,8 +144,8 @@ class LargestStep:
 class LineStep:
     """A line of pieces on each element: offset + slope·x + Σ turns·max(x - knots, 0).
 
-    x is shortened by ``shift`` bits before; ``width`` bits hold what it is compared with, from x
-    before that, with its sign.
+    x is shortened by ``shift`` bits before; ``width`` bits hold its distance from every knot, with
+    its sign.
     """
 
     source: int
@@ -183,6 +184,8 @@ class Plan:
         Fractional bits of the input and of the logits.
     error : float
         Proved: no logit of any input in the range differs by more from the model's own.
+    public_model : bool
+        Whether the workers know the weights.
     steps : tuple of Step
     """
 
@@ -194,6 +197,7 @@ class Plan:
     input_bits: int
     answer_bits: int
     error: float
+    public_model: bool
     steps: tuple[Step, ...]
 
     @property
@@ -207,8 +211,21 @@ class Plan:
         return (self.inputs, *(step.size for step in self.steps))
 
     @cached_property
+    def masked(self) -> tuple[bool, ...]:
+        """Of each wire, whether it is opened under a mask; of others a worker has its share alone.
+
+        The answer is not. Where the workers know the weights, affine maps are of shares, so that
+        the rest of the steps alone need what is opened.
+        """
+        last = len(self.steps)
+        if not self.public_model:
+            return (*[True] * last, False)
+        read = {step.source for step in self.steps if not isinstance(step, AffineStep)}
+        return tuple(wire == 0 or wire in read for wire in range(last + 1))
+
+    @cached_property
     def weights(self) -> int:
-        """Numbers of the model that are shared."""
+        """Numbers of the model that the workers get."""
         return sum(step.weights for step in self.steps if isinstance(step, AffineStep))
 
     @cached_property
@@ -225,8 +242,8 @@ class Plan:
     @cached_property
     def exchanges(self) -> int:
         """Messages that each worker sends the other about a question: rounds."""
-        last = len(self.steps) - 1
-        return sum(isinstance(step, ComparingStep) for step in self.steps) + last
+        comparing = sum(isinstance(step, ComparingStep) for step in self.steps)
+        return comparing + sum(self.masked[1:])
 
     @cached_property
     def exchanged_bytes(self) -> int:
@@ -234,7 +251,7 @@ class Plan:
         total = 0
         for index, step in enumerate(self.steps):
             total += compared_bytes(step, self.batch_size)
-            if index < len(self.steps) - 1:
+            if self.masked[index + 1]:
                 total += 8 * opened(step) * self.batch_size
         return total
 
@@ -292,7 +309,7 @@ class Plan:
             raise
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise MessageError(f"the plan's parts do not fit together: {error}") from error
-        except (struct.error, RecursionError, OverflowError) as error:
+        except (struct.error, OverflowError) as error:
             raise MessageError("not a plan of shared inference") from error
 
     def __str__(self) -> str:
@@ -302,6 +319,7 @@ class Plan:
             f"{self.batch_size} image{'s' * (self.batch_size > 1)} a question",
             f"fixed point of {self.input_bits} bits, logits of {self.answer_bits}; no logit is off "
             f"by more than {self.error:.2g}",
+            "the workers know the model" if self.public_model else "the model is in shares",
         ]
         for step in self.steps:
             name = type(step).__name__.removesuffix("Step").lower()
@@ -388,7 +406,7 @@ def _read(given: bytes) -> Plan:
             "release everywhere, and compile the model anew"
         )
     start = _HEAD.size
-    fields: dict[str, Any] = json.loads(given[start : start + length])
+    fields: dict[str, Any] = read_json(given[start : start + length])
     if fields.keys() != Plan.__dataclass_fields__.keys():
         raise MessageError("the plan's fields are others; use the same release on both sides")
     arrays = _Arrays(given[start + length :])
@@ -402,7 +420,9 @@ def _read(given: bytes) -> Plan:
         steps.append(step)
     arrays.check_end()
     logits, answer = _whole(fields["logits"], 1, _MAX_ELEMENTS), fields["answer"]
-    error = fields["error"]
+    error, public = fields["error"], fields["public_model"]
+    if type(public) is not bool:
+        raise MessageError("the plan does not say who knows the model")
     if not steps or answer not in ("logits", "class") or not _is_error(error):
         raise MessageError("the plan's answer is of no known kind")
     if steps[-1].size != (1 if answer == "class" else logits) or (
@@ -419,6 +439,7 @@ def _read(given: bytes) -> Plan:
         input_bits=_whole(fields["input_bits"], 0, MAX_WIDTH),
         answer_bits=_whole(fields["answer_bits"], 0, MAX_WIDTH),
         error=float(error),
+        public_model=public,
         steps=tuple(steps),
     )
     if plan.words > MAX_WORDS:
@@ -441,8 +462,7 @@ def _step(listed: dict[str, Any], sizes: Sequence[int], arrays: _Arrays) -> Step
         "relu": lambda: ReluStep(
             source(listed["source"]),
             sizes[listed["source"]],
-            _whole(listed["width"], 2, MAX_WIDTH),
-            _whole(listed["shift"], 0, MAX_WIDTH - 1),
+            *_width_and_shift(listed),
         ),
         "square": lambda: SquareStep(
             source(listed["source"]),
@@ -456,6 +476,12 @@ def _step(listed: dict[str, Any], sizes: Sequence[int], arrays: _Arrays) -> Step
     if listed["kind"] not in make:
         raise MessageError(f"the plan has a step of kind {listed['kind']!r:.20}")
     return make[listed["kind"]]()
+
+
+def _width_and_shift(listed: dict[str, Any]) -> tuple[int, int]:
+    """Bits that are compared, and bits below them that are not: no more than a number has."""
+    shift = _whole(listed["shift"], 0, MAX_WIDTH - 1)
+    return _whole(listed["width"], 2, min(MAX_WIDTH, 64 - shift)), shift
 
 
 def _affine(
@@ -501,8 +527,7 @@ def _line(listed: dict[str, Any], sizes: Sequence[int], source: Callable[[Any], 
     return LineStep(
         number,
         sizes[number],
-        _whole(listed["width"], 2, MAX_WIDTH),
-        _whole(listed["shift"], 0, MAX_WIDTH - 1),
+        *_width_and_shift(listed),
         _whole(listed["offset"], -most, most),
         _whole(listed["slope"], -most, most),
         knots,

@@ -5,22 +5,24 @@ messages of one worker, reads everything.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock
 
 from privacy.arguments import lasting_file, whole
 from privacy.files import replacement, write_durably
+from privacy.json_text import read_json
 from privacy.mechanisms.randomness import SystemRandomness
 from privacy.shared_inference.errors import MaterialError, MessageError
 from privacy.shared_inference.material import OWNER_PIECE_BYTES, deal, worker_piece_bytes
 from privacy.shared_inference.material_files import Bundle
 from privacy.shared_inference.messages import Letter, Party
 from privacy.shared_inference.plan import Plan
-from privacy.shared_inference.ring import SEED_BYTES, Stream
+from privacy.shared_inference.ring import SEED_BYTES, Buffer, Stream
 
 _SESSION_BYTES = 16
 _SEEDS = ("alice_seed", "bob_seed", "alice_model", "bob_model", "alice_key", "bob_key", "owner_key")
@@ -108,12 +110,14 @@ class Provider:
     def provision(self, questions: int) -> Provision:
         """Material for so many more questions of ``batch_size`` images each, in memory."""
         bundles = self._begun(whole("questions", questions, least=1))
-        parts = [[bundle.header] for bundle in bundles]
-        for sealed in self._pieces(bundles):
-            for part, piece in zip(parts, sealed, strict=True):
-                part.append(piece)
-        first = bundles[0].first
-        return Provision(first, questions, *(b"".join(part) for part in parts))
+        listed = [np.empty(bundle.bytes, np.uint8) for bundle in bundles]
+        for bundle, written in zip(bundles, listed, strict=True):
+            written[: len(bundle.header)] = np.frombuffer(bundle.header, np.uint8)
+        for question, pieces in self._dealt(bundles[0]):
+            for bundle, piece, written in zip(bundles, pieces, listed, strict=True):
+                start = bundle.start(question)
+                bundle.seal(question, piece, written.data[start : start + bundle.sealed_bytes])
+        return Provision(bundles[0].first, questions, *(part.tobytes() for part in listed))
 
     def write_material(
         self,
@@ -156,9 +160,13 @@ class Provider:
                 files = [stack.enter_context(replacement(path)) for path in paths]
                 for file, bundle in zip(files, bundles, strict=True):
                     file.write(bundle.header)
-                for sealed in self._pieces(bundles):
-                    for file, piece in zip(files, sealed, strict=True):
-                        file.write(piece)
+                rooms = [memoryview(bytearray(bundle.sealed_bytes)) for bundle in bundles]
+                for question, pieces in self._dealt(bundles[0]):
+                    for file, bundle, piece, room in zip(
+                        files, bundles, pieces, rooms, strict=True
+                    ):
+                        bundle.seal(question, piece, room)
+                        file.write(room)
             written += paths
         return written
 
@@ -183,12 +191,10 @@ class Provider:
             for party, key, size in zip(parties, keys, sizes, strict=True)
         ]
 
-    def _pieces(self, bundles: Sequence[Bundle]) -> Iterator[list[bytes]]:
-        """Each question's pieces, sealed for their parties."""
-        first = bundles[0].first
-        for question in range(first, first + bundles[0].count):
-            pieces = deal(self._plan, self._masks, self._randomness)
-            yield [b.sealed(question, piece) for b, piece in zip(bundles, pieces, strict=True)]
+    def _dealt(self, bundle: Bundle) -> Iterator[tuple[int, tuple[Buffer, Buffer, Buffer]]]:
+        """Each question of bundles in a row, and its pieces."""
+        for question in range(bundle.first, bundle.first + bundle.count):
+            yield question, deal(self._plan, self._masks, self._randomness)
 
     def _keep(self) -> None:
         if self._file is None:
@@ -200,7 +206,7 @@ class Provider:
 
 def _read(file: Path, plan: Plan) -> tuple[dict[str, bytes], int]:
     try:
-        fields = json.loads(file.read_text())
+        fields = read_json(file.read_text())
         number, digest = fields.pop("next"), fields.pop("plan")
         secrets = {name: bytes.fromhex(value) for name, value in fields.items()}
         sizes = dict.fromkeys(_SEEDS, SEED_BYTES) | {"session": _SESSION_BYTES}

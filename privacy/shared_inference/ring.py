@@ -16,6 +16,8 @@ from privacy.mechanisms.randomness import KeyStream
 
 Ring = NDArray[np.uint64]
 """Elements of the ring."""
+Buffer = bytes | memoryview
+"""Bytes, maybe many: they are not copied."""
 SEED_BYTES = 32
 _STRIP = 512
 """Images that are multiplied together, so that what is read and written stays in the cache."""

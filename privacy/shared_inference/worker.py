@@ -55,9 +55,10 @@ class Worker:
 
     Notes
     -----
-    **Guarantee.** All that a worker sees, the model, questions, and the other's messages, is
-    uniformly random, whatever the data and the weights; sizes and the sequence of messages depend
-    on the plan alone. The answer's share is for the data owner, encrypted.
+    **Guarantee.** All that a worker sees, the model (unless it is public to the workers),
+    questions, and the other's messages, is uniformly random, whatever the data and the weights;
+    sizes and the sequence of messages depend on the plan alone. The answer's share is for the data
+    owner, encrypted.
 
     **Assumptions.** The workers follow the protocol and do not collude; the provider colludes with
     neither.
@@ -77,8 +78,10 @@ class Worker:
         head = Head(Tag.MODEL, Party.MODEL_OWNER, self.party, self._session)
         body = unseal(model, head, model_key, 8 * plan.weights)
         masked = np.frombuffer(body, dtype="<u8").astype(np.uint64, copy=False)
-        own = Stream(seed).take(plan.weights)
-        self._weights = WeightShares.of(int(self.party), masked, own)
+        self._weights = WeightShares.public(int(self.party), masked)
+        if not plan.public_model:
+            own = Stream(seed).take(plan.weights)
+            self._weights = WeightShares.of(int(self.party), masked, own)
         size = worker_piece_bytes(plan, int(self.party))
         where = None if folder is None else lasting_file("folder", Path(folder) / "used").parent
         self.material = MaterialStore(self.party, self._session, key, size, where)
@@ -114,7 +117,7 @@ class Worker:
         plan, session = self.plan, self._session
         shape = (plan.inputs, plan.batch_size)
         size = 8 * plan.inputs * plan.batch_size
-        check_size(question, size, "question")
+        check_size(question, size, Tag.QUESTION)
         number = question_of(question)
         head = Head(Tag.QUESTION, Party.DATA_OWNER, self.party, session, number)
         if bytes(question[: len(head.to_bytes())]) != head.to_bytes():
@@ -168,7 +171,9 @@ def warm_up(plan: Plan) -> None:
     for holder in (0, 1):
         weights = WeightShares.of(holder, masks, masks)
         ready = prepare(plan, weights, read_piece(plan, holder, pieces[holder]))
-        inputs = np.zeros((plan.inputs, plan.batch_size), np.uint64)
+        # Kernels are made anew for arrays that cannot be written, as a question's.
+        inputs = np.frombuffer(bytes(8 * plan.inputs * plan.batch_size), np.uint64)
+        inputs = inputs.reshape(plan.inputs, plan.batch_size)
         sides.append(answer(plan, weights, ready, inputs))
     with contextlib.suppress(StopIteration):
         sent = [next(side) for side in sides]

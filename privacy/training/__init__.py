@@ -18,6 +18,8 @@ from privacy.training.protection import NoisyCount as NoisyCount
 from privacy.training.protection import NominalCount as NominalCount
 from privacy.training.protection import PoissonBatches as PoissonBatches
 from privacy.training.protection import PublicCount as PublicCount
+from privacy.training.pseudonyms import in_earlier_silos as in_earlier_silos
+from privacy.training.pseudonyms import keyed_person_ids as keyed_person_ids
 from privacy.training.result import Guarantee as Guarantee
 from privacy.training.result import TrainingResult as TrainingResult
 from privacy.training.step_payments import StepPayments as StepPayments

@@ -126,7 +126,11 @@ class DataPolicy:
         file = lasting_file("the policy", path)
         try:
             given = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-            return cls(**_arguments(cls, given))
+            arguments = _arguments(cls, given)
+            try:
+                return cls(**arguments)
+            except (TypeError, ValueError) as error:
+                raise ValueError(_in_hyphens(cls, str(error))) from error
         except RecursionError as error:
             raise PolicyError(
                 f"the policy {file} cannot be used: its brackets are nested too deeply"
@@ -235,10 +239,19 @@ def _kebab(name: str) -> str:
     return name.replace("_", "-")
 
 
+def _in_hyphens(policy: type[DataPolicy], sentence: str) -> str:
+    """A sentence that begins with an argument's name, which a file writes with hyphens."""
+    name, _, rest = sentence.partition(" ")
+    known = {field.name for field in fields(policy)}
+    return f"{_kebab(name) if name in known else name} {rest}"
+
+
 def _arguments(policy: type[DataPolicy], given: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor's arguments from a file's keys."""
     known = {_kebab(field.name): field.name for field in fields(policy)}
-    for key in given:
+    for key, value in given.items():
+        if isinstance(value, dict):
+            raise ValueError(f"a policy has no part [{key}]: its keys stand without a heading")
         if key not in known:
             (near,) = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
             raise ValueError(f"{key} is no rule of a policy; the nearest is {near}")

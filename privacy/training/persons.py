@@ -38,9 +38,8 @@ class Persons:
     **Guarantee.** What is private for one person holds for all their rows here together. It says
     nothing of a person who has one row more or less: ``by_row`` is for that.
 
-    **Not covered.** A person under two ids, or in two silos, is two persons. If silos hash the same
-    identifier under a shared key they can find out, but so can whoever has the key and a list of
-    identifiers.
+    **Not covered.** A person under two ids, or in two silos, is two persons, unless silos that
+    share identifiers find them and leave them out of one (``keyed_person_ids``).
     """
 
     def __init__(

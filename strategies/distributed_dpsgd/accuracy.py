@@ -30,14 +30,21 @@ class LocalEvaluation:
         The model is evaluated after every so many steps.
     noise_multiplier : float
         z: about the standard deviation, in persons, of the noise on the number of right answers.
+    persons : int, optional
+        A public number of persons (or rows) for testing, over all silos; a round number will do.
+        With it the log warns where the silos' noised number is far from that. Default: unknown, and
+        only a number within its noise is a reason to warn.
     """
 
     every: int
     noise_multiplier: float
+    persons: int | None = None
 
     def __post_init__(self) -> None:
         arguments.convert(self, "every", arguments.whole, least=1)
         arguments.convert(self, "noise_multiplier", arguments.number, above=0)
+        if self.persons is not None:
+            arguments.convert(self, "persons", arguments.whole, least=1)
 
 
 def person_vectors(

@@ -38,12 +38,20 @@ def implausible_count(count: float, deviation: float, *, persons: int, unit: str
 
 
 def implausible_test_count(
-    count: float, deviation: float, *, persons: int, unit: str
+    count: float, deviation: float, *, persons: int, unit: str, expected: int | None = None
 ) -> str | None:
-    """A sentence for the operator, if an evaluation's count shows no data, or far above 2N.
+    """A sentence for the operator, if an evaluation's count shows no data, or other ones.
 
     The silos' test data are other ones than N counts, mostly fewer, so that N says nothing of how
-    few there may be: only a count within its noise is a reason to ask. Parameters as above.
+    few there may be: without ``expected`` only a count within its noise, or far above 2N, is a
+    reason to ask.
+
+    Parameters
+    ----------
+    count, deviation, persons, unit
+        As above; the count is of those for testing.
+    expected : int, optional
+        A public number of those for testing.
     """
     opened = f"The silos' noised number of {unit}s for testing is {count:,.0f} ± {deviation:,.0f}"
     if count <= _SEEN * deviation:
@@ -52,10 +60,15 @@ def implausible_test_count(
             "it, or add noise alone, because their data did not load. Ask them for their logs, or "
             "give evaluations less noise."
         )
-    if count > 2 * persons + _BEYOND * deviation:
+    if expected is not None and count < expected / 2 - _BEYOND * deviation:
         return (
-            f"{opened}, far above persons = {persons:,}: a silo sent a false sum, or persons is "
-            "wrong."
+            f"{opened}, far below evaluation.persons = {expected:,}: some silos' test data did not "
+            "load, or evaluation.persons is wrong. Ask the silos for their logs."
+        )
+    name, most = ("persons", persons) if expected is None else ("evaluation.persons", expected)
+    if count > 2 * most + _BEYOND * deviation:
+        return (
+            f"{opened}, far above {name} = {most:,}: a silo sent a false sum, or {name} is wrong."
         )
     return None
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -250,7 +251,7 @@ class DistributedDPSGD(AccountedStrategy):
             return None
         return AccuracySum(
             unit=self.unit,
-            persons=self._setup.persons,
+            persons=max(self._setup.persons, self.evaluation.persons or 0),
             noise_multiplier=self.evaluation.noise_multiplier,
             mechanism=self._setup.mechanism,
         )
@@ -290,8 +291,8 @@ class DistributedDPSGD(AccountedStrategy):
     ) -> MetricRecord | None:
         """The accuracy and the number of persons, noised, once they are paid."""
         current, self._evaluate_step = self._evaluate_step, None
-        request = self._accuracy()
-        if current is None or request is None:
+        request, evaluation = self._accuracy(), self.evaluation
+        if current is None or request is None or evaluation is None:
             return None
         current.gather(replies)
         if current.is_paid:
@@ -307,7 +308,7 @@ class DistributedDPSGD(AccountedStrategy):
             return None
         accuracy = read_accuracy(opened[0], request.noise_multiplier)
         self._warn_of_count(
-            implausible_test_count,
+            partial(implausible_test_count, expected=evaluation.persons),
             2 * float(opened[0][1]),
             2 * request.clipping_norm * request.noise_multiplier,
         )

@@ -239,7 +239,7 @@ class WandbWriter:
 class PrometheusExporter:
     """Serves a long run's figures at ``http://ADDRESS:PORT/metrics``, for Prometheus to scrape.
 
-    Needs ``prometheus-client``. For the operator: it asks for no password, and whoever reads it
+    Needs ``bloomseal[prometheus]``. For the operator: it asks for no password, and whoever reads it
     again and again sees how long rounds take, which ε does not cover.
 
     Parameters
@@ -251,7 +251,7 @@ class PrometheusExporter:
     """
 
     def __init__(self, port: int = 9464, *, address: str = "127.0.0.1") -> None:
-        with needing("PrometheusExporter", extra="service"):
+        with needing("PrometheusExporter", extra="prometheus"):
             prometheus = import_module("prometheus_client")
         number = arguments.whole("port", port, least=0, most=65535)
         registry = prometheus.CollectorRegistry()

@@ -64,6 +64,32 @@ def test_the_summary_holds_ours_the_peer_and_the_ratio() -> None:
     assert "| noise | two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
 
 
+@pytest.mark.parametrize("larger_is_better", [False, True])
+@pytest.mark.parametrize(("ours", "peer"), [(0.0, 2.0), (2.0, 0.0), (0.0, 0.0)])
+def test_there_is_no_ratio_to_or_of_nothing(
+    ours: float, peer: float, larger_is_better: bool, tmp_path: Path
+) -> None:
+    """Else the JSON file would hold Infinity, which is no JSON, and its picture no bar."""
+    sides = Spread.of([ours]), Spread.of([peer])
+    row = Row("sums", "exchanges", "", *sides, "them", larger_is_better)
+    assert row.ratio is None
+    (folder := tmp_path / "results").mkdir()
+    (folder / "noise.json").write_text(json.dumps(document("noise", row, WON)))
+    _results.write_pages(folder, names=["noise"], load=command.load)
+    assert (
+        f"| sums | exchanges | {ours:g}  | {peer:g}  (them) |  |"
+        in (folder / "noise.md").read_text()
+    )
+
+
+def test_the_committed_figures_are_json() -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    for file in (ROOT / "docs" / "results").glob("*.json"):
+        json.loads(file.read_text(), parse_constant=refuse)
+
+
 def test_the_committed_pages_are_what_the_figures_give(tmp_path: Path) -> None:
     """Of the same figures the command writes the same pages, letter for letter."""
     committed = ROOT / "docs" / "results"

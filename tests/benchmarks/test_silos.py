@@ -1,12 +1,18 @@
 """The silos' benchmark: what it computes in one place is what silos compute each on their own."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.harness import Spread
+from benchmarks.silos import measure
 from benchmarks.silos.arms import DELTA, Setting, noise_of, silo_step, skewed_parts
 from benchmarks.silos.measure import CELLS, OWN, SHARED, Cell
+from benchmarks.silos.steps import StepCost
 from flower_app.models.build import build_model
 from privacy.accounting import GaussianRelease, Poisson, Repeated, epsilon
 from privacy.mechanisms import SeededRandomness, SiloGaussian
@@ -65,3 +71,38 @@ def test_skewed_silos_hold_every_row_once_and_few_labels_each() -> None:
     assert len(parts) == 20
     assert len({len(part) for part in parts}) > 10
     assert sum(len(labels[part].unique()) for part in parts) <= 20 + 9
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is neither trained nor timed again, and what is not there yet is."""
+    monkeypatch.setattr(measure, "KEPT", tmp_path / "runs.json")
+    monkeypatch.setattr(measure, "CELLS", CELLS[:1])
+    monkeypatch.setattr(measure, "SKEWED", ())
+    monkeypatch.setattr(measure, "TIMED", (("hog-linear", 3),))
+    trained: list[measure.Run] = []
+    monkeypatch.setattr(measure, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+
+    def score(one: measure.Run) -> tuple[float, None]:
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        trained.append(one)
+        return 90.0 + one.seed, None
+
+    monkeypatch.setattr(measure, "_score", score)
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(quick=False, log=lambda line: None)
+    first = trained.copy()
+    trained.clear()
+    cost = StepCost(Spread.of([1.0]), Spread.of([2.0]), 5.0)
+    monkeypatch.setattr(measure.steps, "measure", lambda *_, **__: cost)
+    monkeypatch.setattr(measure, "_data", lambda model: None)
+    monkeypatch.setattr(measure, "_score", lambda one: trained.append(one) or (90.0 + one.seed, 1))
+    lines: list[str] = []
+    rows = measure.run(quick=False, log=lines.append)
+    assert lines[0].startswith("3 figures are in ")
+    assert len(trained) == 4 * measure.SEEDS - 3
+    assert not set(first) & set(trained)
+    assert [row.ours.median for row in rows] == [91.0, 91.0, 91.0, 1.0, 5.0]
+    assert not (tmp_path / "runs.json").exists()

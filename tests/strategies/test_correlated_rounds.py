@@ -24,6 +24,7 @@ from privacy.accounting import (
 from privacy.correlated_noise import NoiseInstance
 from privacy.mechanisms import SeededRandomness
 from strategies import (
+    BLT,
     AdaptiveClipping,
     BandedMF,
     Budget,
@@ -52,13 +53,21 @@ class Asked(InProcessGrid):
 
     def __init__(self, nodes: int = 30) -> None:
         self.__dict__.update(grid_of(nodes).__dict__)
-        self.cohorts: list[set[int]] = []
+        self.by_round: dict[int, set[int]] = {}
 
     def push_messages(self, messages: Any) -> Any:
         pushed = list(messages)
         if pushed and pushed[0].metadata.message_type == "train":
-            self.cohorts.append({message.metadata.dst_node_id for message in pushed})
+            (config,) = pushed[0].content.config_records.values()
+            cohort = {message.metadata.dst_node_id for message in pushed}
+            self.by_round[config["server-round"]] = cohort
         return super().push_messages(pushed)
+
+    @property
+    def cohorts(self) -> list[set[int]]:
+        """From the first round with a cohort to the last, those in which it was empty included."""
+        rounds = range(min(self.by_round), max(self.by_round) + 1)
+        return [self.by_round.get(number, set()) for number in rounds]
 
 
 def banded(folder: Path, **settings: Any) -> DPFedAvg:
@@ -110,9 +119,9 @@ def test_a_cohort_drawn_within_the_group_is_amplified(tmp_path: Path) -> None:
     assert result.privacy is not None
     assert result.privacy.epsilon == epsilon({GaussianRelease(z, Poisson(0.5)): 2}, delta=1e-5)
     assert result.privacy.sampling_rate == 0.125
-    for early, late in zip(grid.cohorts[:4], grid.cohorts[4:], strict=True):
-        for other in grid.cohorts[:4]:
-            assert other is early or not late & other
+    cohorts = [grid.by_round.get(number, set()) for number in range(1, 9)]
+    for early, late in itertools.combinations(range(8), 2):
+        assert early % 4 == late % 4 or not cohorts[early] & cohorts[late]
 
 
 def test_groups_are_hashes_of_single_identities(tmp_path: Path) -> None:
@@ -144,13 +153,14 @@ def whitened(rows: np.ndarray, c: np.ndarray) -> np.ndarray:  # type: ignore[typ
     )
 
 
-def test_noise_of_a_run_is_white_under_its_factor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mechanism", [BandedMF(4), BLT()], ids=["banded", "blt"])
+def test_noise_of_a_run_is_white_under_its_factor(mechanism: Any, tmp_path: Path) -> None:
     """With clients that move nothing, what is released is the noise; a false alarm in 10⁹."""
     size, rounds = 20_000, 8
-    strategy = banded(tmp_path)
+    strategy = banded(tmp_path, mechanism=mechanism)
     seen = steps(strategy)
     strategy.start(grid_of(30), model((size,)), num_rounds=rounds)
-    factor = BandedMF(4).factor(rounds=rounds, momentum=0.5)
+    factor = mechanism.factor(rounds=rounds, momentum=0.5, groups=4)
     x = np.array(seen) * (30 / 4)
     sigma = strategy.noise_multiplier * factor.norm
     white = whitened(x, factor.coefficients) / sigma
@@ -161,8 +171,8 @@ def test_noise_of_a_run_is_white_under_its_factor(tmp_path: Path) -> None:
 
 
 def test_noise_is_planned_for_the_momentum_of_the_server(tmp_path: Path) -> None:
-    blind = BandedMF(4).factor(rounds=20, momentum=0.0)
-    assert BandedMF(4).factor(rounds=20, momentum=0.9) != blind
+    blind = BandedMF(4).factor(rounds=20, momentum=0.0, groups=4)
+    assert BandedMF(4).factor(rounds=20, momentum=0.9, groups=4) != blind
     strategy = banded(tmp_path, optimizer=ServerSGD(), mechanism=BandedMF(1))
     seen = steps(strategy)
     strategy.start(grid_of(30), model((20_000,)), num_rounds=4)
@@ -206,10 +216,13 @@ def test_a_round_is_repeated_with_another_row_and_other_clients(tmp_path: Path) 
     assert strategy.epsilon() == epsilon({GaussianRelease(z, Full()): 3}, delta=1e-5)
 
 
-def test_noise_that_the_model_holds_is_taken_back_after_a_crash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mechanism", [BandedMF(4), BLT()], ids=["banded", "blt"])
+def test_noise_that_the_model_holds_is_taken_back_after_a_crash(
+    mechanism: Any, tmp_path: Path
+) -> None:
     """And that of the row that came into no model is not: white under the factor without it."""
     size = 20_000
-    strategy = banded(tmp_path)
+    strategy = banded(tmp_path, mechanism=mechanism)
     seen = steps(strategy)
     inner = strategy._keep
 
@@ -222,19 +235,40 @@ def test_noise_that_the_model_holds_is_taken_back_after_a_crash(tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         strategy.start(grid_of(30), model((size,)), num_rounds=9)
     strategy._privacy_budget.ledger.close()
-    resumed = banded(tmp_path)
+    resumed = banded(tmp_path, mechanism=mechanism)
     more = steps(resumed)
     resumed.start(grid_of(30), model((size,)), num_rounds=9)
-    c = BandedMF(4).factor(rounds=9, momentum=0.5).coefficients
+    factor = mechanism.factor(rounds=9, momentum=0.5, groups=4)
+    c = factor.coefficients
     rows = np.array([*seen, *more]) * 7.5  # row 4 is in no model
     white = []
     for t in range(len(rows)):
-        past = [(j, t - j) for j in range(min(4, t + 1)) if t - j != 4 or j == 0]
+        past = [(j, t - j) for j in range(min(len(c), t + 1)) if t - j != 4 or j == 0]
         white.append(sum(c[j] * rows[place] for j, place in past))
-    sigma = strategy.noise_multiplier * BandedMF(4).factor(rounds=9, momentum=0.5).norm
+    sigma = strategy.noise_multiplier * factor.norm
     gram = np.array(white) @ np.array(white).T / size / sigma**2
     assert len(rows) == 10
     assert np.abs(gram - np.eye(10)).max() < 6.5 * np.sqrt(2 / size)
+
+
+def test_buffers_are_paid_turn_by_turn_and_begun_anew_for_more_rounds_than_they_are_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(tmp_path, 6, mechanism=BLT())
+    strategy = banded(tmp_path, mechanism=BLT())
+    strategy.start(grid_of(30), model((SIZE,)), num_rounds=9)
+    z = strategy.noise_multiplier
+    events = paid(tmp_path)
+    assert [event.row for event in events] == list(range(10))
+    assert {event.release for event in events} == {GaussianRelease(z, Full())}
+    assert strategy.epsilon() == epsilon({GaussianRelease(z, Full()): 3}, delta=1e-5)
+    assert "New noise" not in caplog.text
+    (tmp_path / "longer").mkdir()
+    again = {"mechanism": BLT(), "noise_multiplier": 9.0}
+    interrupted(tmp_path / "longer", 6, **again)
+    banded(tmp_path / "longer", **again).start(grid_of(30), model((SIZE,)), num_rounds=14)
+    assert "it is for 13 rounds, 6 were begun, and 9 are to come" in caplog.text
+    assert len({event.instance for event in paid(tmp_path / "longer")}) == 2
 
 
 class KilledError(BaseException):
@@ -477,7 +511,8 @@ ADAPTIVE = AdaptiveClipping(initial_norm=1.0)
     ("changed", "words"),
     [
         ({"sampling": Poisson(0.1)}, "CyclicGroups"),
-        ({"sampling": CyclicGroups(3)}, "at most as many"),
+        ({"sampling": CyclicGroups(3)}, r"at\s+most as many"),
+        ({"sampling": CyclicGroups(4, 0.5), "mechanism": BLT()}, r"BandedMF\(4\)"),
         ({"mechanism": None}, "BandedMF"),
         ({"optimizer": ServerAdam()}, "ServerSGD"),
         ({"clipping": ADAPTIVE}, "fixed norm"),
@@ -531,7 +566,7 @@ def test_central_noise_on_an_opened_sum_is_the_same(tmp_path: Path) -> None:
     assert report.secure_aggregation is not None
     assert report.secure_aggregation.aborted_rounds == (4,)
     assert set(asked_in) == {1, 2, 3, 5, 6, 7}
-    factor = BandedMF(2).factor(rounds=rounds, momentum=0.5)
+    factor = BandedMF(2).factor(rounds=rounds, momentum=0.5, groups=4)
     x = np.array(seen) * (nodes / 2)
     c = factor.coefficients
     white = x.copy()

@@ -213,7 +213,7 @@ def assert_holds_no_secret(folder: Path) -> None:
         (lambda folder: TensorBoardWriter(folder), "tensorboard", "tensorboard"),
         (lambda folder: MLflowWriter(folder), "mlflow", "mlflow"),
         (lambda folder: WandbWriter(folder=folder), "wandb", "wandb"),
-        (lambda _: PrometheusExporter(), "prometheus_client", "service"),
+        (lambda _: PrometheusExporter(), "prometheus_client", "prometheus"),
     ],
 )
 def test_a_missing_extra_is_one_sentence_with_the_command(

@@ -11,10 +11,17 @@ from flwr.serverapp import Grid, ServerApp
 from hospitals import task
 from privacy.secure_aggregation import FewSilos
 from privacy.statistics import TableQuery
-from strategies import Budget, DistributedDPSGD, LocalEvaluation, ServerSGD
+from strategies import Budget, DistributedDPSGD, LocalEvaluation, RoundProgress, ServerSGD
 
 app = ServerApp()
-PERSONS = 4_700  # for training, over all hospitals; a round number that all may know
+# For training and for testing, over all hospitals; round numbers that all may know.
+PERSONS, TEST_PERSONS = 4_700, 1_200
+
+
+def tell(progress: RoundProgress) -> None:
+    """Print a line now and then, all of it public."""
+    if progress.round % 10 == 0:
+        print(f"step {progress.round} of {progress.rounds}: ε = {progress.epsilon:.2f}", flush=True)
 
 
 @app.main()
@@ -30,8 +37,13 @@ def main(grid: Grid, context: Context) -> None:
         clipping_norm=float(config["clipping-norm"]),
         budget=Budget(epsilon=float(config["epsilon"]), delta=1e-5),
         optimizer=ServerSGD(learning_rate=float(config["learning-rate"]), momentum=0.9),
-        evaluation=LocalEvaluation(every=steps, noise_multiplier=float(config["evaluation-noise"])),
+        evaluation=LocalEvaluation(
+            every=steps,
+            noise_multiplier=float(config["evaluation-noise"]),
+            persons=TEST_PERSONS,
+        ),
         ledger=place / "ledger.jsonl",
+        on_round=tell,
     )
     query = TableQuery(bounds=task.BOUNDS.values(), classes=2)
     known = strategy.statistics(grid, query, noise_multiplier=float(config["statistics-noise"]))

@@ -7,9 +7,9 @@ from privacy.inference.arithmetic.batch_model import BatchModel
 from privacy.inference.arithmetic.encrypted_weights import BlindModel
 from privacy.inference.arithmetic.slot_model import OneImageModel
 from privacy.inference.ckks import Ring
-from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.errors import AnsweredBeforeError
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
+from privacy.inference.packed_model import PackedModel
 from privacy.inference.plan import Plan
 from privacy.inference.public_keys import open_material, read_keys
 
@@ -50,7 +50,8 @@ class Evaluator:
 
     Parameters
     ----------
-    compiled : CompiledModel
+    compiled : PackedModel
+        From :func:`compile_model`, or of a file (:meth:`PackedModel.load`).
     public_material : bytes
         From :meth:`DataOwner.public_material`. The plan fixes it to the byte: a session key, a
         public key and the evaluation keys that the plan names. No field and no method takes a
@@ -64,8 +65,10 @@ class Evaluator:
         If the model was compiled for a third party, who must not see its weights.
     """
 
-    def __init__(self, compiled: CompiledModel, public_material: bytes) -> None:
-        of_kind("compiled", compiled, CompiledModel, "what compile_model returned")
+    def __init__(self, compiled: PackedModel, public_material: bytes) -> None:
+        of_kind(
+            "compiled", compiled, PackedModel, "what compile_model or PackedModel.load returned"
+        )
         if compiled.plan.parties:
             raise ValueError(
                 f"the plan is for encrypted weights, evaluated by {compiled.plan.parties[2]!r}; "

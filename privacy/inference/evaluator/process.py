@@ -1,6 +1,7 @@
 """The evaluator in a process of its own, with a limit on its memory and on its time.
 
-The child is a program that compiles its model and calls :func:`serve_evaluations`.
+The child is a program that compiles its model or loads it, and calls :func:`serve_evaluations`;
+``python -m privacy.inference.evaluator FILE`` is one.
 :class:`EvaluatorProcess` starts it and exchanges frames with it over its standard streams: public
 material and queries go in, answers come out. No frame carries a secret key.
 """
@@ -22,9 +23,9 @@ import psutil
 
 from privacy.arguments import number, of_kind, whole
 from privacy.inference.ckks import warm_up
-from privacy.inference.compiled_model import CompiledModel
 from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
+from privacy.inference.packed_model import PackedModel
 from privacy.inference.plan import Plan
 
 _LARGEST_FRAME = 1 << 28  # bytes
@@ -198,7 +199,7 @@ class EvaluatorProcess:
         return EvaluatorFailedError(f"the evaluator's process ended (code {code}): {output}")
 
 
-def serve_evaluations(compiling: Callable[[], CompiledModel]) -> None:
+def serve_evaluations(compiling: Callable[[], PackedModel]) -> None:
     """Run the evaluator's process for the model that ``compiling()`` returns.
 
     It answers requests from the standard input until that ends; everything else that the process

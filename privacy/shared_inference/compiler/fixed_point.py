@@ -74,9 +74,9 @@ class _Wire:
     def magnitude(self) -> Vector:
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
-    def width(self) -> int:
-        """Bits that hold every integer with its sign, rounded up."""
-        return _width(float(self.magnitude.max()))
+    def width(self, shift: int) -> int:
+        """Bits that hold every integer with its sign, rounded up; ``shift`` more were cut off."""
+        return _width(float(self.magnitude.max()), shift)
 
 
 @dataclass
@@ -275,12 +275,12 @@ class _Rounding:
         slack = _SLACK * np.maximum(np.abs(low), np.abs(high))
         parts = [abs(made.offset), *(abs(t) * float(short.magnitude.max()) for t in made.turns)]
         _check(np.array([sum(parts)]), MAX_WIDTH - 1, node.name)
-        widest = float(wire.magnitude.max()) + float(np.abs(knots).max()) * 2.0**shift
-        _check(np.array([widest]), MAX_WIDTH - 1, node.name)
+        widest = float(short.magnitude.max()) + float(np.abs(knots).max())
+        _check(np.array([widest]), MAX_WIDTH - 1 - shift, node.name)
         error = made.steepest * short.error + made.error
         after = _Wire(short.bits + SLOPE_BITS, low - slack, high + slack, error)
         line_of = (made.offset, made.slope, made.knots, made.turns)
-        self._add(LineStep(source, len(low), _width(widest), shift, *line_of), after)
+        self._add(LineStep(source, len(low), _width(widest, shift), shift, *line_of), after)
 
     def _activation(self, node: Relu | Square) -> None:
         source = self._places[node.source]
@@ -291,7 +291,7 @@ class _Rounding:
         if isinstance(node, Relu):
             _check(wire.magnitude, MAX_WIDTH - 1, node.name)
             after = _Wire(bits, np.maximum(low, 0.0), np.maximum(high, 0.0), error)
-            self._add(ReluStep(source, size, wire.width(), shift), after)
+            self._add(ReluStep(source, size, short.width(shift), shift), after)
             return
         largest = np.maximum(np.abs(low), np.abs(high))
         error = error * (2 * largest / 2.0**bits + error)
@@ -342,10 +342,13 @@ def _aligned(term: Term) -> tuple[Structure, sparse.csr_array]:
     return Structure(rows, columns, pointers, indices), exact
 
 
-def _width(largest: float) -> int:
-    """Bits that hold whole numbers up to ``largest`` in magnitude, and their sign, rounded up."""
+def _width(largest: float, shift: int = 0) -> int:
+    """Bits that hold whole numbers up to ``largest`` in magnitude, and their sign, rounded up.
+
+    With the bits that were cut off they are no more than a number has.
+    """
     needed = math.ceil(math.log2(largest + 1)) + 1 if largest > 0 else 2
-    return min(-(-max(needed, 2) // _COARSE) * _COARSE, MAX_WIDTH)
+    return min(-(-max(needed, 2) // _COARSE) * _COARSE, MAX_WIDTH, 64 - shift)
 
 
 def _check(magnitudes: Vector, bits: int, name: str) -> None:

@@ -53,6 +53,8 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     arguments = "plan --population 1000 --mechanism banded --rounds 100 --sampling-rates"
     assert command.main([*arguments.split(), "0.1"]) == 0
     assert "4.397" in capsys.readouterr().out
+    assert command.main([*arguments.replace("banded", "blt").split(), "0.1"]) == 0
+    assert f"{4.397 * 0.3602 / 100:.4f}" in capsys.readouterr().out
     assert command.main([*arguments.split(), "0.3"]) != 0
     assert "1/2, 1/3" in capsys.readouterr().err
 
@@ -73,7 +75,9 @@ def test_it_advises_what_to_take_and_what_not_to_try(
     asked = ["plan", "--population", population, "--rounds", "20"]
     rates = ["--sampling-rates", "0.01", "0.05", "0.1"]
     assert command.main([*asked, *rates]) == 0
-    assert words in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert words in printed
+    assert ("Expected test accuracy" in printed) == (population == "1000")
     assert command.main([*asked, *rates, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["advice"]["learns"] == (population == "1000")

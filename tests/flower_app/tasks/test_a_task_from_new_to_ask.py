@@ -178,6 +178,7 @@ def test_a_guess_says_what_it_made_of_a_messy_table(
     for line in (
         "1 line with bytes that are no UTF-8",
         "e: a number from 1 to 1.9",
+        "Fall: a number from 0 to 29; 30 different whole numbers in 60 rows: if they number cases",
         "Tag: left out, it holds dates",
         "HbA1c: left out, 7 of 60 values are no numbers (such as '<4')",
         "Diagnose: one of I10, Q87; Q87 in fewer than 10 rows",

@@ -1,8 +1,6 @@
 """A run over silos: what it promises each record, whom it asks, and what it refuses."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,13 @@ from flower_app.training.assembly import check_run
 from flower_app.training.resumption import with_settings_of_run
 from flower_app.training.silo_records import records
 from flower_app.training.silos import number_of_records
+from privacy.accounting.__main__ import main as accounting
 from strategies import InProcessGrid, run_in_process
 from strategies.errors import NoUsableReplyError
 from tests.flower_app.app_runs import Run, run_app
 from tests.flower_app.report.test_report import faults
 from tests.flower_app.report.test_report_modes import words
 
-ROOT = Path(__file__).parents[3]
 SILOS = 3
 SMALL: dict[str, Any] = {
     "mode": "silos",
@@ -47,16 +45,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_app(folder, nodes=SILOS, **(SMALL | {"encrypted-test-images": 4}))
 
 
-def test_it_promises_every_record_what_the_ledger_says_against_each_observer(run: Run) -> None:
+def test_it_promises_every_record_what_the_ledger_says_against_each_observer(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = run.folder / "privacy-ledger.jsonl"
-    told = subprocess.run(
-        [sys.executable, "-m", "privacy.accounting", "ledger", str(ledger), "--delta", "1e-5"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    derived, level = json.loads(told.stdout), run.metrics["privacy"]["record_level"]
+    assert accounting(["ledger", str(ledger), "--delta", "1e-5"]) == 0
+    derived = json.loads(capsys.readouterr().out)
+    level = run.metrics["privacy"]["record_level"]
     assert "client_level" not in run.metrics["privacy"]
     assert derived["epsilon"]["pld"] == level["epsilon"] <= 3.0
     assert derived["epsilon_by_observer"] == level["epsilon_by_observer"]
@@ -174,7 +169,7 @@ def test_it_goes_on_where_it_broke_off(tmp_path: Path) -> None:
         ({"population": 10}, "silos says how many there are"),
         ({"mode": "clients"}, "silos = 3 is refused; it belongs to mode = 'silos'"),
         ({"mode": "hospitals"}, "mode = 'hospitals' is unknown; choose clients or silos"),
-        ({"silos": 2}, "silos = 2 is wrong; it must be at least 3"),
+        ({"silos": 2}, "silos = 2 is wrong; it must be at least 3: of two, each learns the other"),
     ],
 )
 def test_a_setting_of_the_other_mode_is_refused_by_name(given: dict[str, Any], told: str) -> None:

@@ -19,13 +19,14 @@ from scipy import stats
 from privacy.accounting import FixedSize, Sampling
 from privacy.audit import AuditResult
 from privacy.audit.correlated import SEPARATION
-from privacy.correlated_noise import Factor
+from privacy.correlated_noise import BandedFactor, Factor
 from privacy.mechanisms import (
     ClippingGeometry,
     LatticeGaussian,
     SeededRandomness,
 )
 from strategies import (
+    BLT,
     BandedMF,
     Budget,
     CappedWeights,
@@ -166,15 +167,15 @@ def in_turns(folder: Path, rate: float = 1.0, **changed: Any) -> DPFedAvg:
 class BlindFactor(BandedMF):
     """That of a server without momentum."""
 
-    def factor(self, *, rounds: int, momentum: float) -> Factor:
-        return super().factor(rounds=rounds, momentum=0.0)
+    def factor(self, *, rounds: int, momentum: float, groups: int) -> BandedFactor:
+        return super().factor(rounds=rounds, momentum=0.0, groups=groups)
 
 
 def with_another_factor(folder: Path) -> DPFedAvg:
     """Its noise has another factor than its mechanism says."""
     strategy = in_turns(folder)
     assert strategy._correlated is not None
-    strategy._correlated._banded = BlindFactor(4)
+    strategy._correlated._mechanism = BlindFactor(4)
     return strategy
 
 
@@ -184,6 +185,15 @@ class ColumnsNotNormed(BandedMF):
 
     def sigma(self, factor: Factor, **given: Any) -> float:
         return super().sigma(factor, **given) / factor.norm
+
+
+@dataclass(frozen=True)
+class OverlapNotPaid(BLT):
+    """Noise as if no two columns of a client overlapped."""
+
+    def sigma(self, factor: Factor, **given: Any) -> float:
+        alone = float(np.linalg.norm(factor.coefficients))
+        return super().sigma(factor, **given) * alone / factor.norm
 
 
 def with_one_key(folder: Path) -> DPFedAvg:
@@ -231,6 +241,7 @@ def whole_groups(folder: Path) -> DPFedAvg:
 CORRELATED_MUTANTS: dict[str, tuple[Make, str]] = {
     "another factor": (with_another_factor, "factor:"),
     "columns not normed": (lambda f: in_turns(f, mechanism=ColumnsNotNormed(4)), "less of it"),
+    "overlap not paid": (lambda f: in_turns(f, mechanism=OverlapNotPaid()), "less of it"),
     "one key for all rows": (with_one_key, "reused noise:"),
     "out of turn": (out_of_turn, "separation:"),
     "half of a group claimed": (whole_groups, "cohorts"),
@@ -261,7 +272,8 @@ def test_a_mutant_with_correlated_noise_is_caught_by_name(name: str) -> None:
 
 
 def test_honest_correlated_noise_is_contradicted_no_oftener_than_stated() -> None:
-    results = [audited_in_turns(partial(in_turns, rate=rate)) for rate in (0.5, 1.0) * 3]
+    kinds: list[dict[str, Any]] = [{"rate": 0.5}, {"rate": 1.0}, {"mechanism": BLT()}] * 2
+    results = [audited_in_turns(partial(in_turns, **kind)) for kind in kinds]
     contradicted = sum(not result.passed for result in results)
     assert contradicted <= stats.binom.isf(1e-6, len(results), 0.05)
 

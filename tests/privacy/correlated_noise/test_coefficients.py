@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from privacy.correlated_noise import (
-    Factor,
+    BandedFactor,
     MinSeparation,
     banded_coefficients,
     relative_error,
@@ -130,7 +130,7 @@ def test_other_coefficients_are_bounded_from_above(c: list[float], separation: i
 
 def test_a_factor_is_exact_and_its_norm_rounded_up() -> None:
     c = banded_coefficients(10, rounds=100, momentum=0.9)
-    factor = Factor.nearest(c)
+    factor = BandedFactor.nearest(c)
     assert np.abs(factor.coefficients - c).max() <= 2.0**-17
     squares = sum(n * n for n in factor.numerators)
     assert factor.norm**2 * 2**32 >= squares
@@ -147,7 +147,7 @@ def test_bands_never_do_harm_and_are_optimised_in_silence(rounds: int, momentum:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             c = banded_coefficients(bands, rounds=rounds, momentum=momentum)
-        assert Factor.nearest(c).bands == min(bands, rounds)
+        assert BandedFactor.nearest(c).bands == min(bands, rounds)
         for iterates in ("mean", "last"):
             error = relative_error(
                 c,
@@ -178,8 +178,8 @@ def test_what_is_no_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="first column"):
         sensitivity([0.0, 1.0], rounds=3, participation=MinSeparation(1))
     with pytest.raises(ValueError, match="begin with"):
-        Factor((1, 2))
+        BandedFactor((1, 2))
     with pytest.raises(ValueError, match="above 2"):
-        Factor.nearest([1.0, 3.0])
+        BandedFactor.nearest([1.0, 3.0])
     with pytest.raises(ValueError, match="rounds is 0"):
         MinSeparation(0)

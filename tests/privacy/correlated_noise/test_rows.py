@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from privacy.correlated_noise import (
+    BandedFactor,
     BandedMF,
     CorrelatedNoise,
-    Factor,
     NoiseInstance,
     banded_coefficients,
 )
@@ -23,7 +23,7 @@ from privacy.mechanisms import (
 )
 
 FALSE_ALARM = 1e-6
-FACTOR = Factor.nearest(banded_coefficients(4, rounds=20, momentum=0.9))
+FACTOR = BandedFactor.nearest(banded_coefficients(4, rounds=20, momentum=0.9))
 
 
 def keys(count: int, seed: int = 1) -> list[bytes]:
@@ -127,9 +127,9 @@ def test_what_is_released_is_the_rounding_of_the_continuous_mechanism() -> None:
 
 def test_entries_that_do_not_fit_32_bits_are_taken_back_as_well() -> None:
     sigma = 2.0**34
-    noise = CorrelatedNoise(Factor((1 << 16, 1 << 16)), sigma=sigma, size=5000)
+    noise = CorrelatedNoise(BandedFactor((1 << 16, 1 << 16)), sigma=sigma, size=5000)
     first, second = (noise.draw(key) for key in keys(2))
-    alone = CorrelatedNoise(Factor((1 << 16,)), sigma=sigma, size=5000)
+    alone = CorrelatedNoise(BandedFactor((1 << 16,)), sigma=sigma, size=5000)
     assert np.abs(first).max() > 2**32
     assert np.array_equal(second + first, alone.draw(keys(2)[1]))
 
@@ -199,7 +199,7 @@ def test_a_file_that_is_damaged_is_refused_without_its_secrets(damage: str, tmp_
 
 def test_a_round_adds_its_row_to_the_clipped_sum() -> None:
     banded = BandedMF(4, radius=1 << 10)
-    sigma = banded.sigma(FACTOR, noise_multiplier=2.0, radius=banded.radius)
+    sigma = banded.sigma(FACTOR, noise_multiplier=2.0, radius=banded.radius, size=6)
     assert sigma == pytest.approx(2 * 1024 * FACTOR.norm)
     row = CorrelatedNoise(FACTOR, sigma=sigma, size=6).draw(bytes(32))
 

@@ -226,7 +226,7 @@ def test_the_certificate_is_about_the_model_and_not_about_what_was_compiled() ->
     with torch.no_grad():
         other[2].weight.neg_()
         other[2].bias.neg_()
-    wrong = type(compiled)(compiled.plan, compiled.network, compiled.program, other)
+    wrong = type(compiled)(compiled.plan, compiled.program, compiled.network, other)
     x = np.random.default_rng(0).uniform(*RANGE, (5, 4))
     with torch.no_grad():
         labels = other(torch.from_numpy(x)).argmax(1).numpy()

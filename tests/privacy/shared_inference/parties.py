@@ -79,9 +79,11 @@ class Protocol:
     def __post_init__(self) -> None:
         both = [Stream(os.urandom(32)).take(self.plan.weights) for _ in range(2)]
         self.masks = both[0] + both[1]
-        self.masked = self.weights - self.masks
-        self._shares = [WeightShares.of(0, self.masked, both[0])]
-        self._shares += [WeightShares.of(1, self.masked, both[1])]
+        masked = self.weights - self.masks
+        if self.plan.public_model:
+            self._shares = [WeightShares.public(holder, self.weights) for holder in (0, 1)]
+        else:
+            self._shares = [WeightShares.of(holder, masked, both[holder]) for holder in (0, 1)]
 
     def run(self, inputs: Ring) -> Ring:
         plan = self.plan
@@ -118,6 +120,6 @@ class Protocol:
 def exchanged_kinds(plan: Plan) -> list[type]:
     """Of the exchanges in their order: bits, whose sum is XOR, or elements of the ring."""
     kinds: list[type] = []
-    for step in plan.steps:
-        kinds += [np.uint8] * isinstance(step, ComparingStep) + [np.uint64]
-    return kinds[:-1]
+    for index, step in enumerate(plan.steps):
+        kinds += [np.uint8] * isinstance(step, ComparingStep) + [np.uint64] * plan.masked[index + 1]
+    return kinds

@@ -24,11 +24,19 @@ def drawn_seeds(count: int) -> np.ndarray:
     return seeds_of(np.frombuffer(os.urandom(16 * count), dtype=np.uint64).reshape(count, 2))
 
 
+def keys_of(
+    alpha: np.ndarray, width: int, seeds: tuple[np.ndarray, np.ndarray], pi: PublicPermutation
+) -> np.ndarray:
+    corrections = np.empty((levels(width) + 1, len(alpha), 2), np.uint64)
+    make_keys(alpha, width, *seeds, pi, corrections)
+    return corrections
+
+
 def below(alpha: np.ndarray, x: np.ndarray, width: int) -> np.ndarray:
     """[x < alpha] as both holders compute it."""
     pi = PublicPermutation(os.urandom(16))
     seeds = drawn_seeds(len(alpha)), drawn_seeds(len(alpha))
-    keys = make_keys(alpha, width, *seeds, pi)
+    keys = keys_of(alpha, width, seeds, pi)
     one, other = (evaluate(holder, x, width, seeds[holder], keys, pi) for holder in (0, 1))
     return one ^ other
 
@@ -74,7 +82,7 @@ def test_kernels_and_arrays_make_the_same_keys(monkeypatch: pytest.MonkeyPatch) 
     made = []
     for hardware in (True, False):
         use(hardware, monkeypatch)
-        made.append(make_keys(alpha, 29, *seeds, pi))
+        made.append(keys_of(alpha, 29, seeds, pi))
     assert made[0].shape == (levels(29) + 1, 300, 2)
     assert np.array_equal(*made)
 
@@ -99,7 +107,7 @@ def test_a_holders_bits_are_even() -> None:
     count, width = 20_000, 23
     pi, seeds = PublicPermutation(os.urandom(16)), (drawn_seeds(count), drawn_seeds(count))
     alpha = np.full(count, 2**22 + 5, dtype=np.uint64)
-    keys = make_keys(alpha, width, *seeds, pi)
+    keys = keys_of(alpha, width, seeds, pi)
     for holder in (0, 1):
         for x in (0, 2**23 - 1):
             given_x = np.full(count, x, dtype=np.uint64)

@@ -52,6 +52,18 @@ def test_questions_are_answered_as_the_model_answers(compiled: SharedModel) -> N
     here.logits(INPUT)
 
 
+def test_a_model_that_the_workers_know() -> None:
+    shape, model = made("relu")
+    given = {"input_shape": shape, "input_range": (-1, 1)}
+    compiled = compile_model(model, **given, public_model=True)
+    here = session(compiled, 1)
+    assert np.abs(here.logits(INPUT) - compiled.predict(INPUT[None])).max() <= compiled.plan.error
+    for worker in (here.alice, here.bob):
+        assert np.array_equal(worker._weights.own, compiled.weights)
+    with pytest.raises(TypeError, match="public_model is 1"):
+        compile_model(model, **given, public_model=1)  # type: ignore[arg-type]
+
+
 def test_classes() -> None:
     shape, model = made("pools")
     compiled = compile_model(
@@ -281,7 +293,7 @@ def test_no_two_questions_share_material(compiled: SharedModel) -> None:
     here.bob.material.add(made_of.bob)
     stores = key, here.bob.material
     seeds = [
-        store.read(number)[start : start + 32]
+        bytes(store.read(number)[start : start + 32])
         for store in stores
         for number in range(5)
         for start in (0, 32, 64)

@@ -17,7 +17,7 @@ from privacy.shared_inference.material import deal
 from privacy.shared_inference.material_files import Bundle, MaterialStore
 from privacy.shared_inference.messages import Head, Letter, Tag, seal, unseal
 
-FORMAT = 2
+FORMAT = 3
 
 
 def written(
@@ -33,6 +33,7 @@ def written(
         "input_bits": 0,
         "answer_bits": 0,
         "error": 0.0,
+        "public_model": False,
         "steps": steps,
     }
     body = json.dumps(head | fields, separators=(",", ":")).encode()
@@ -170,13 +171,13 @@ def test_a_format_that_changes_gets_a_new_number() -> None:
         "state": State(bytes(32), 1, 2).to_bytes(),
     }
     assert {name: hashlib.sha256(made).hexdigest()[:16] for name, made in formats.items()} == {
-        "plan": "225607d5cedad916",
-        "material of alice": "9278da3a1e9dcf67",
-        "material of bob": "946bc03706bf0674",
+        "plan": "9e801b6312ef5a77",
+        "material of alice": "5157f96ab555da92",
+        "material of bob": "fa018a19f404f3c9",
         "material of the data owner": "2a9a641d63a599ad",
-        "message": "b5ac815affc2c161",
-        "bundle": "4445a51be4629764",
-        "letter": "8ce75aa65326be7f",
+        "message": "12df8cd7e2e66699",
+        "bundle": "3250121b3c195590",
+        "letter": "8dc806c6a4906f5b",
         "state": "bc46af79e96bc03a",
     }
 

@@ -14,6 +14,7 @@ from privacy.shared_inference import Plan, SharedModel, compile_model
 from privacy.shared_inference.clear import in_the_clear
 from privacy.shared_inference.compiler.curves import CURVES, SLOPE_BITS, line
 from privacy.shared_inference.errors import CannotPlanError, UnsupportedLayerError
+from privacy.shared_inference.material import worker_piece_bytes
 from privacy.shared_inference.plan import (
     AffineStep,
     LargestStep,
@@ -71,6 +72,33 @@ def test_models_of_every_kind(name: str, answer: str) -> None:
             model, input_shape=shape, input_range=(-1, 1), answer=answer, batch_size=batch
         )
         check(compiled, drawn(compiled, batch))
+
+
+_EXCHANGES = {
+    "linear": (0, 0),
+    "relu": (3, 2),
+    "one logit": (6, 4),
+    "squares": (4, 2),
+    "pools": (10, 8),
+    "residual": (6, 4),
+    "curves": (14, 10),
+    "hard": (18, 12),
+}
+"""With the model in shares, and with one that the workers know."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_the_workers_know_takes_fewer_exchanges_and_less_material(name: str) -> None:
+    shape, model = made(name)
+    given = {"input_shape": shape, "input_range": (-1, 1), "batch_size": 9}
+    plans = []
+    for public in (False, True):
+        compiled = compile_model(model, **given, public_model=public)
+        plans.append(compiled.plan)
+    check(compiled, drawn(compiled, 9))
+    assert tuple(plan.exchanges for plan in plans) == _EXCHANGES[name]
+    assert worker_piece_bytes(plans[1], 1) < worker_piece_bytes(plans[0], 1)
+    assert Plan.from_bytes(plans[1].to_bytes()).digest == plans[1].digest != plans[0].digest
 
 
 LAYERS = [nn.ReLU(), nn.LeakyReLU(0.3), nn.Hardtanh(), nn.ReLU6(), Square(), nn.Identity()]
@@ -190,7 +218,8 @@ def one_step(kind: str, shift: int, batch: int) -> Plan:
         {"kind": "affine", "terms": [[1, 1, 1, -1, -1]]},
     ]
     if kind == "relu":
-        steps[0] = {"kind": kind, "source": 0, "size": 1, "width": 62, "shift": shift}
+        fields = {"source": 0, "size": 1, "width": min(62, 64 - shift), "shift": shift}
+        steps[0] = {"kind": kind} | fields
     return Plan.from_bytes(written(*steps, input_shape=[1], batch_size=batch))
 
 

@@ -22,9 +22,10 @@ _FALSE_ALARM = 1e-9
 _ROUNDS = 300
 
 
-def compiled(name: str, answer: str = "logits") -> SharedModel:
+def compiled(name: str, answer: str = "logits", *, public: bool = False) -> SharedModel:
     shape, model = made(name)
-    return compile_model(model, input_shape=shape, input_range=(-1, 1), answer=answer, batch_size=8)
+    given = {"input_shape": shape, "input_range": (-1, 1), "answer": answer, "batch_size": 8}
+    return compile_model(model, **given, public_model=public)
 
 
 def seen(protocol: Protocol, inputs: np.ndarray, rounds: int = _ROUNDS) -> list[np.ndarray]:
@@ -72,6 +73,21 @@ def test_messages_are_uniform_for_every_input(name: str, inputs: str) -> None:
     messages = seen(protocol, chosen)
     # Both shares of the answer add up to it; each alone is as random as the rest.
     assert alarms(messages) == []
+
+
+@pytest.mark.parametrize("name", ["pools", "residual"])
+def test_messages_are_uniform_where_the_workers_know_the_model(name: str) -> None:
+    model = compiled(name, public=True)
+    protocol = Protocol(model.plan, model.weights)
+    assert alarms(seen(protocol, np.zeros((8, *model.plan.input_shape)))) == []
+
+
+def test_shares_of_an_answer_tell_the_answer_alone_whatever_the_weights() -> None:
+    """The data owner sees both; of a model that the workers know they would be W times a mask."""
+    model = compiled("linear", public=True)
+    for weights in (np.zeros_like(model.weights), model.weights << np.uint64(8)):
+        protocol = Protocol(model.plan, weights)
+        assert alarms(seen(protocol, np.zeros((8, 12)))) == []
 
 
 def test_the_masked_model_is_uniform() -> None:

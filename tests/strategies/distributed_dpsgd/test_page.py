@@ -25,18 +25,19 @@ def test_the_pages_server_silos_and_policy_play_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    server, silo, _ = blocks("python")
+    server, silo, _, hashed = blocks("python")
     (policy,) = blocks("toml")
     for number in range(10):
         folder = tmp_path / f"silo-{number}"
         folder.mkdir()
         (folder / "policy.toml").write_text(policy.replace("/srv/cardiology", str(folder)))
-    table = torch.randn(40, 24), torch.arange(40) % 2, torch.arange(40) // 2
-    names: dict[str, Any] = {"load_my_table": lambda: table}
-    for number, program in enumerate((silo, server)):
+    numbers = {"insurance_numbers": torch.arange(40) // 2, "key": bytes(32)}
+    names: dict[str, Any] = numbers | {"load_my_table": lambda: table}
+    for number, program in enumerate((hashed, silo, server)):
         path = tmp_path / f"program-{number}.py"
         path.write_text(program)
         names = runpy.run_path(str(path), init_globals=names)
+        table = torch.randn(40, 24), torch.arange(40) % 2, names["names"]
     results = []
     app = ServerApp()
 

@@ -83,6 +83,31 @@ def test_fewer_persons_for_testing_than_for_training_are_no_reason_to_warn(
     assert not lines(console)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (1000, "far below evaluation.persons = 1,000"),
+        (160, None),
+        (40, "= 40: a silo sent a false"),
+    ],
+)
+def test_a_public_number_of_persons_for_testing_is_held_against_the_count(
+    tmp_path: Path, console: list[str], given: int, words: str | None
+) -> None:
+    evaluation = LocalEvaluation(every=1, noise_multiplier=1.0, persons=given)
+    strategy = strategy_of(tmp_path, evaluation=evaluation)
+    strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=1)
+    assert [words in line for line in lines(console)] == ([True] if words else [])
+
+
+def test_more_persons_for_testing_than_for_training_do_not_wrap(tmp_path: Path) -> None:
+    """A sum of rights beyond what N persons can give is read as it is."""
+    evaluation = LocalEvaluation(every=1, noise_multiplier=1.0, persons=160)
+    strategy = strategy_of(tmp_path, persons=2, evaluation=evaluation)
+    result = strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=1)
+    assert float(result.evaluate_metrics_clientapp[1]["persons"]) == pytest.approx(160, abs=15)
+
+
 def test_silos_that_all_take_part_are_no_reason_to_warn(tmp_path: Path, console: list[str]) -> None:
     strategy = strategy_of(tmp_path, evaluation=EVALUATION)
     grid = InProcessGrid(silo_app(), 4)
