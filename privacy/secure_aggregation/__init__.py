@@ -1,7 +1,7 @@
 """Secure aggregation: the server learns the sum, and only when enough clients took part.
 
 Both sides are state machines that exchange byte strings; what carries them is the caller's
-choice. Errors are in ``privacy.secure_aggregation.errors``; ``docs/how-to/secure-aggregation.md``
+choice. Errors are in ``privacy.secure_aggregation.errors``; ``docs/explanation/secure-aggregation.md``
 has the protocol and what is not covered, ``docs/explanation/proofs/secure-aggregation.md`` the
 proofs.
 """
