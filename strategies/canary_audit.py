@@ -1,5 +1,6 @@
 """Audit the running strategy: canary clients in a federated run, and a lower bound on ε."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from privacy.accounting import CyclicGroups, Poisson, Sampling
+from privacy.accounting import Adjacency, CyclicGroups, Event, Poisson, Sampling
 from privacy.audit import (
     AuditResult,
+    PrivacyCurve,
     audit,
     correlated_noise_p_values,
     poisson_cohort_p_value,
@@ -224,7 +226,8 @@ def audit_strategy(
     size = sum(array.size for array in ModelSchema(initial_arrays).arrays)
     directions = _Directions.draw(canaries, size, randomness=source)
     nobody = np.zeros(canaries, dtype=np.bool_)
-    claims: list[tuple[PrivacyReport, Sampling | CyclicGroups]] = []  # of both runs
+    # Of both runs.
+    claims: list[tuple[PrivacyReport, Sampling | CyclicGroups, tuple[Event, ...]]] = []
     cohort_sizes: list[int] = []
     another_population = (
         f"the strategy's population must be clients + canaries = {clients + canaries}"
@@ -244,10 +247,11 @@ def audit_strategy(
                 result = strategy.start(grid, initial_arrays, num_rounds=num_rounds)
             except PopulationExceededError as error:
                 raise ValueError(another_population) from error
+            events = strategy._privacy_budget.paid.events
         report = result.privacy
         if report is None or report.population != clients + canaries:
             raise ValueError(another_population)
-        claims.append((report, strategy.sampling))
+        claims.append((report, strategy.sampling, events))
         sizes = [len(grid.cohorts.get(number, ())) for number in report.epsilon_by_round]
         # Groups are no secret, and their sizes stay; a whole turn draws each client once.
         groups = getattr(strategy.sampling, "groups", 1)
@@ -259,8 +263,19 @@ def audit_strategy(
         movement = moved(included)
         return {"last model": movement, "less a second run": movement - moved(nobody)}
 
+    def curve() -> PrivacyCurve | None:
+        report, _, events = claims[0]
+        adjacency = Adjacency(report.adjacency)
+        # The ledger's ε is not the claim of a run that is not private, nor of one canary's
+        # presence where neighbours differ by a client that is replaced.
+        if not math.isfinite(report.epsilon) or adjacency is Adjacency.REPLACE_ONE:
+            return None
+        return PrivacyCurve.of_events(
+            events, delta=report.delta, accountant=report.accountant, adjacency=adjacency
+        )
+
     def cohorts() -> float | None:
-        _, sampling = claims[0]
+        _, sampling, _ = claims[0]
         if not isinstance(sampling, Poisson | CyclicGroups) or sampling.rate == 1:
             return None
         if not cohort_sizes:  # not one turn of all groups
@@ -282,6 +297,7 @@ def audit_strategy(
         delta=lambda: float(claims[0][0].delta),
         confidence=confidence,
         guesses=guesses,
+        curve=curve,
         cohort_p_value=cohorts,
         p_values=correlated,
         randomness=source,

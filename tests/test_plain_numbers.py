@@ -45,13 +45,17 @@ from privacy.accounting import (
     joint_noise_multiplier,
     large_delta,
     presence_delta,
+    privacy_curve,
 )
 from privacy.audit import (
+    PrivacyCurve,
     audit,
     correlated_noise_p_values,
+    curve_p_value,
     epsilon_lower_bound,
     judge,
     match_gradient,
+    mu_lower_bound,
     one_hot_records,
     p_value,
     poisson_cohort_p_value,
@@ -185,6 +189,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     FixedSize: {"cohort": 5, "population": 10},
     GaussianRelease: {"noise_multiplier": 2.0, "sampling": Full()},
     Poisson: {"rate": 0.5},
+    PrivacyCurve: {"points": ((1.0, 0.25), (0.5, 0.5))},
     Repeated: {"release": RELEASE, "times": 3},
     SiloSum: {**SILO_SUM, "sampling": Full()},
     ClassOnly: {"threshold": 0.5},
@@ -303,7 +308,8 @@ def summed_over_persons(**given: Any) -> Any:
 FLIPPED = np.arange(10) % 2 == 0
 EVENTS = [GaussianRelease(2.0, Poisson(0.25))]
 AUDITED = {"claimed_epsilon": 1.0, "delta": 0.25, "confidence": 0.5, "guesses": 4}
-GUESSED = {"canaries": 20, "guesses": 10, "correct": 9, "delta": 0.25}
+COUNTED = {"canaries": 20, "guesses": 10, "correct": 9}
+GUESSED = {**COUNTED, "delta": 0.25}
 SEARCH = {"label": 1, "steps": 2, "restarts": 1, "smoothness": 0.5, "seed": 3}
 PLAN = {"clients": 20, "max_dropout_fraction": 0.25, "min_clients": 3, "cohort": 22}
 
@@ -373,6 +379,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         {**AUDITED, "canaries": 10},
     ),
     "epsilon_lower_bound": (epsilon_lower_bound, {**GUESSED, "confidence": 0.5}),
+    "mu_lower_bound": (mu_lower_bound, {**COUNTED, "confidence": 0.5}),
+    "curve_p_value": (partial(curve_p_value, PrivacyCurve(((1.0, 1e-5),))), COUNTED),
+    "privacy_curve": (partial(privacy_curve, EVENTS), {"delta": 0.25}),
     "p_value": (p_value, {**GUESSED, "epsilon": 1.0}),
     "poisson_cohort_p_value": (
         lambda sizes, **given: poisson_cohort_p_value([sizes, 4], **given),

@@ -11,7 +11,8 @@ import numpy as np
 
 from flower_app.errors import CommandFailedError
 from flower_app.tasks import Category, Number, read_task
-from flower_app.tasks.guess import guess_task, task_text
+from flower_app.tasks.guess import Guess, guess_task, task_text
+from flower_app.tasks.guess_pictures import guess_pictures
 
 _HOUSEHOLDS, _SITES = 400, 6
 _COLUMNS = (
@@ -27,8 +28,8 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "new",
         description="Writes a project that runs at once: a task.toml and a made-up table, for you "
-        "to put your own in their places; or with --from-table a first task.toml for a table of "
-        "yours, and what was guessed.",
+        "to put your own in their places; or with --from-table or --from-pictures a first "
+        "task.toml for data of yours, and what was guessed.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="a new folder, or an empty one")
     parser.add_argument(
@@ -38,7 +39,14 @@ def add_command(commands: Any) -> None:
         f"table has {_HOUSEHOLDS} households (the default) or {_SITES} clinics, and for a table "
         "of yours the number of its clients decides",
     )
-    parser.add_argument("--from-table", type=Path, metavar="FILE", help="a CSV file of yours")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--from-table", type=Path, metavar="FILE", help="a CSV file of yours")
+    source.add_argument(
+        "--from-pictures",
+        type=Path,
+        metavar="FOLDER",
+        help="pictures of yours: in it a folder for each client, in that one for each class",
+    )
     for name, text in (
         ("target", "what to predict"),
         ("client-column", "which client holds a row"),
@@ -58,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     CommandFailedError
         If the folder holds something, or nothing can be written there.
     DataError
-        If nothing can be guessed from the table.
+        If nothing can be guessed from the data.
     """
     folder: Path = options.folder
     if options.from_table is None:
@@ -69,10 +77,14 @@ def run(options: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise CommandFailedError(f"{folder} holds files already; name a new folder")
-        if options.from_table is None:
-            _write_made_up(folder, silos=options.mode == "silos")
+        if options.from_table is not None:
+            _write_guess(folder, options.from_table, _of_table(folder, options))
+        elif options.from_pictures is not None:
+            place = _as_written(options.from_pictures, folder)
+            guess = guess_pictures(options.from_pictures, written_as=place, mode=options.mode)
+            _write_guess(folder, options.from_pictures, guess)
         else:
-            _write_guess(folder, options)
+            _write_made_up(folder, silos=options.mode == "silos")
     except OSError as error:
         raise CommandFailedError(f"{folder} cannot be written: {error.strerror}") from error
     task = folder / "task.toml"
@@ -84,26 +96,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write_guess(folder: Path, options: argparse.Namespace) -> None:
-    table: Path = options.from_table.absolute()
-    inside = os.path.relpath(table, folder.absolute())
-    guess = guess_task(
-        table,
-        written_as=str(table) if inside.startswith("..") else inside,
+def _of_table(folder: Path, options: argparse.Namespace) -> Guess:
+    return guess_task(
+        options.from_table,
+        written_as=_as_written(options.from_table, folder),
         target=options.target,
         client=options.client_column,
         person=options.person_column,
         mode=options.mode,
     )
+
+
+def _as_written(data: Path, folder: Path) -> str:
+    """A path as ``task.toml`` names it: relative where the data lie in its folder."""
+    inside = os.path.relpath(data.absolute(), folder.absolute())
+    return str(data.absolute()) if inside.startswith("..") else inside
+
+
+def _write_guess(folder: Path, data: Path, guess: Guess) -> None:
     (folder / "task.toml").write_text(guess.text, encoding="utf-8")
-    print(f"Guessed from {options.from_table}, for you to check:")
+    print(f"Guessed from {data}, for you to check:")
     for line in guess.lines:
         print(f"  {line}")
-    print(
-        "These ranges and categories were read from the data, so they are not public: replace them "
-        "in task.toml by what is known without looking, and write ranges-are-public = true there. "
-        "Until then run refuses."
-    )
+    print(guess.confirm)
 
 
 def _write_made_up(folder: Path, *, silos: bool) -> None:

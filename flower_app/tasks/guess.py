@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flower_app.errors import DataError
 from flower_app.tasks.columns import MISSING, Category, Column, Number, as_number, canonical
+from flower_app.tasks.pictures import Pictures
 from flower_app.tasks.tables import read_cells
 
 _MOST_CATEGORIES = 20
@@ -17,7 +18,7 @@ _MOSTLY = 0.95  # of the cells that are not missing
 _MANY_CLIENTS = 50
 _FEW_ROWS = 10
 _MANY_VALUES = 20
-_TEST_SHARE = 0.2
+TEST_SHARE = 0.2
 _DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{1,4}([T ].*)?")
 _TARGETS = ("target", "label", "class", "outcome", "diagnosis", "result", "y")
 _CLIENTS = (
@@ -29,10 +30,11 @@ _PERSONS = ("person", "patient", "subject", "participant", "member", "pid")
 
 @dataclass(frozen=True)
 class Guess:
-    """The text of a ``task.toml``, and what was guessed for it, line by line."""
+    """The text of a ``task.toml``, what was guessed for it, line by line, and what to confirm."""
 
     text: str
     lines: tuple[str, ...]
+    confirm: str
 
 
 def guess_task(
@@ -97,32 +99,26 @@ def guess_task(
     if not columns:
         raise DataError(f"{table} has no column that a model could see")
     clients = len(_different(cells[client]))
-    many = mode == "clients" or (mode is None and clients >= _MANY_CLIENTS)
-    why = "as --mode says" if mode else f"for there are {clients:,} clients"
+    many, why = guessed_mode(mode, clients)
     if many:
-        lines.append(f"mode: clients, {why}: each is hidden with all it holds")
+        lines.append(why)
     elif person:
-        lines.append(f"mode: silos, {why}: persons are hidden, each with all rows there")
+        lines.append(f"{why}: persons are hidden, each with all rows there")
     else:
         lines.append(
-            f"mode: silos, {why}: ROWS are hidden, for no column says whose a row is. Where a "
+            f"{why}: ROWS are hidden, for no column says whose a row is. Where a "
             "person has several, name that column with --person-column: otherwise such a person "
             "is promised less"
         )
     units = len(_different(cells[person])) if person else len(rows)
-    privacy = (
-        'mode = "clients"\n'
-        if many
-        else f'mode = "silos"\nsilos = {clients}\n'
-        f"persons = {_round(units * (1 - _TEST_SHARE))}  # to train on; a round number, no count\n"
-    )
+    privacy = 'mode = "clients"\n' if many else silos_lines(clients, units)
     return Guess(
         task_text(
             name=table.stem,
-            data=f"table = {_quoted(written_as)}\n"
-            f"client-column = {_quoted(client)}\n"
-            + (f"person-column = {_quoted(person)}\n" if person else "")
-            + f"test-share = {_TEST_SHARE}\n"
+            data=f"table = {quoted(written_as)}\n"
+            f"client-column = {quoted(client)}\n"
+            + (f"person-column = {quoted(person)}\n" if person else "")
+            + f"test-share = {TEST_SHARE}\n"
             "# Ranges and categories below were read from the data: they are not public. Replace\n"
             "# each by what is known without looking, then write true: until then run refuses.\n"
             "ranges-are-public = false\n",
@@ -132,6 +128,26 @@ def guess_task(
             privacy=privacy,
         ),
         tuple(lines),
+        "These ranges and categories were read from the data, so they are not public: replace them "
+        "in task.toml by what is known without looking, and write ranges-are-public = true there. "
+        "Until then run refuses.",
+    )
+
+
+def guessed_mode(mode: str | None, clients: int) -> tuple[bool, str]:
+    """Whether clients are hidden, or else persons of silos; and why, in words."""
+    many = mode == "clients" or (mode is None and clients >= _MANY_CLIENTS)
+    why = "as --mode says" if mode else f"for there are {clients:,} clients"
+    if many:
+        return True, f"mode: clients, {why}: each is hidden with all it holds"
+    return False, f"mode: silos, {why}"
+
+
+def silos_lines(silos: int, units: int) -> str:
+    """What ``task.toml`` says of silos that hold so many persons, rows or pictures."""
+    return (
+        f'mode = "silos"\nsilos = {silos}\n'
+        f"persons = {_round(units * (1 - TEST_SHARE))}  # to train on; a round number, no count\n"
     )
 
 
@@ -139,24 +155,35 @@ def task_text(
     *,
     name: str,
     data: str,
-    columns: Sequence[Column],
-    target: str,
     classes: Sequence[str],
     privacy: str,
+    columns: Sequence[Column] = (),
+    target: str = "",
+    pictures: Pictures | None = None,
     controller: str = "",
     purpose: str = "",
     names: Sequence[str] = (),
 ) -> str:
-    """The text of a ``task.toml``; ``data`` and ``privacy`` are lines of it."""
-    written = "".join(f"{_key(column.name)} = {_range(column)}\n" for column in columns)
+    """The text of a ``task.toml``; ``data`` and ``privacy`` are lines of it.
+
+    Of a table it has ``columns`` and a ``target``, else ``pictures``.
+    """
+    if pictures:
+        model = 'model = "cnn"  # or "logistic", "mlp", or "module:function" of your own'
+        inputs = f"[pictures]\nside = {pictures.side}\ncolours = {str(pictures.colours).lower()}\n"
+    else:
+        model = 'model = "logistic"  # or "mlp", or "module:function" of your own'
+        inputs = "[columns]\n"
+        inputs += "".join(f"{_key(column.name)} = {_range(column)}\n" for column in columns)
+    column = f"column = {quoted(target)}\n" if target else ""
     return (
-        f"name = {_quoted(name)}\n"
-        f"controller = {_quoted(controller or 'who answers for the data, and an address')}\n"
-        f"purpose = {_quoted(purpose or 'why the model is trained')}\n"
-        'model = "logistic"  # or "mlp", or "module:function" of your own\n\n'
+        f"name = {quoted(name)}\n"
+        f"controller = {quoted(controller or 'who answers for the data, and an address')}\n"
+        f"purpose = {quoted(purpose or 'why the model is trained')}\n"
+        f"{model}\n\n"
         f"[data]\n{data}\n"
-        f"[columns]\n{written}\n"
-        f"[target]\ncolumn = {_quoted(target)}\nclasses = {_list(classes)}\n"
+        f"{inputs}\n"
+        f"[target]\n{column}classes = {_list(classes)}\n"
         + (f"names = {_list(names)}\n" if names else "")
         + f"\n[privacy]\n{privacy}epsilon = 3.0\ndelta = 1e-5\n"
     )
@@ -270,13 +297,14 @@ def _range(column: Column) -> str:
 
 
 def _list(values: Sequence[str]) -> str:
-    return f"[{', '.join(map(_quoted, values))}]"
+    return f"[{', '.join(map(quoted, values))}]"
 
 
 def _key(name: str) -> str:
     bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
-    return name if bare else _quoted(name)
+    return name if bare else quoted(name)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as TOML has it."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

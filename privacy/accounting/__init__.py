@@ -3,6 +3,7 @@
 from privacy.accounting.attacks import attack_advantage as attack_advantage
 from privacy.accounting.attacks import attack_success as attack_success
 from privacy.accounting.attacks import gaussian_dp as gaussian_dp
+from privacy.accounting.attacks import privacy_curve as privacy_curve
 from privacy.accounting.calibration import calibrate_noise_multiplier as calibrate_noise_multiplier
 from privacy.accounting.calibration import calibrate_rounds as calibrate_rounds
 from privacy.accounting.calibration import calibrate_sampling_rate as calibrate_sampling_rate

@@ -58,7 +58,7 @@ def gaussian_dp(
 
     **Not covered.** As :func:`epsilon`, and δ′ below ``delta``.
     """
-    curve = _curve(events, delta, accountant, adjacency)
+    curve = privacy_curve(events, delta=delta, accountant=accountant, adjacency=adjacency)
     if math.isinf(curve[0][0]):
         return math.inf
     mu = 0.0
@@ -107,7 +107,7 @@ def attack_success(
     """
     name = "false_alarm_rate"
     false_alarm_rate = arguments.number(name, false_alarm_rate, above=0, below=1)
-    curve = _curve(events, delta, accountant, adjacency)
+    curve = privacy_curve(events, delta=delta, accountant=accountant, adjacency=adjacency)
     best = 1.0
     for eps, at in curve:
         if eps < 700:
@@ -145,14 +145,37 @@ def attack_advantage(
     along the curve is returned. For one Gaussian with multiplier z that is 2·Φ(1/(2z)) − 1, the
     total variation, and nothing less holds.
     """
-    curve = _curve(events, delta, accountant, adjacency)
+    curve = privacy_curve(events, delta=delta, accountant=accountant, adjacency=adjacency)
     best = min(math.tanh(eps / 2) + at * (1 - math.tanh(eps / 2)) for eps, at in curve)
     return min(1.0, best * (1 + 2.0**-40))
 
 
-def _curve(
-    events: Events, delta: float, accountant: Accountant | None, adjacency: Adjacency | None
+def privacy_curve(
+    events: Events,
+    *,
+    delta: float,
+    accountant: Accountant | None = None,
+    adjacency: Adjacency | None = None,
 ) -> tuple[tuple[float, float], ...]:
+    """Points of the whole curve δ(ε) of all the events together.
+
+    Parameters
+    ----------
+    events, accountant, adjacency
+        As in :func:`epsilon`.
+    delta : float
+        The smallest δ, in (0, 1).
+
+    Returns
+    -------
+    tuple of (float, float)
+        Pairs (ε, δ), in each of which the events are (ε, δ)-private; δ grows from ``delta`` up to
+        0.999 at most, and ε falls. One pair where ε is infinite or 0 at ``delta``.
+
+    Notes
+    -----
+    **Guarantee, assumptions, not covered.** Those of :func:`epsilon`, at every point.
+    """
     delta = arguments.delta("delta", delta)
     return _points(frozenset(count_events(events).items()), delta, accountant, adjacency)
 

@@ -17,6 +17,9 @@ from privacy.audit.experiment import judge as judge
 from privacy.audit.statistics import epsilon_lower_bound as epsilon_lower_bound
 from privacy.audit.statistics import p_value as p_value
 from privacy.audit.statistics import poisson_cohort_p_value as poisson_cohort_p_value
+from privacy.audit.trade_off import PrivacyCurve as PrivacyCurve
+from privacy.audit.trade_off import curve_p_value as curve_p_value
+from privacy.audit.trade_off import mu_lower_bound as mu_lower_bound
 
 # Loaded when they are first asked for: they bring PyTorch, without which a strategy is audited too.
 if TYPE_CHECKING:

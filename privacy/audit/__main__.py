@@ -11,7 +11,9 @@ from privacy.accounting import read_ledger
 from privacy.accounting.errors import LedgerError
 from privacy.audit.experiment import judge
 from privacy.audit.statistics import epsilon_lower_bound
+from privacy.audit.trade_off import PrivacyCurve, mu_lower_bound
 from privacy.command_line import CommandParser
+from privacy.json_text import read_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,29 +27,37 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _bound(options: argparse.Namespace) -> int:
-    lower = epsilon_lower_bound(
-        canaries=options.canaries,
-        guesses=options.canaries if options.guesses is None else options.guesses,
-        correct=options.correct,
-        delta=options.delta,
-        confidence=options.confidence,
-    )
-    answer = {"epsilon_lower": lower, "delta": options.delta, "confidence": options.confidence}
+    counts = {
+        "canaries": options.canaries,
+        "guesses": options.canaries if options.guesses is None else options.guesses,
+        "correct": options.correct,
+        "confidence": options.confidence,
+    }
+    answer = {
+        "epsilon_lower": epsilon_lower_bound(**counts, delta=options.delta),
+        "mu_lower": mu_lower_bound(**counts),
+        "delta": options.delta,
+        "confidence": options.confidence,
+    }
     print(json.dumps(answer))
     return 0
 
 
 def _scores(options: argparse.Namespace) -> int:
-    document = json.loads(options.file.read_text())
+    document = read_json(options.file.read_text())
     if not isinstance(document, dict) or not {"included", "scores"} <= document.keys():
         raise ValueError(f'{options.file} must hold an object with "included" and "scores"')
     coins = document["included"]
     if not isinstance(coins, list) or any(coin not in (0, 1) for coin in coins):
         raise ValueError('"included" must be a list of true and false')
     included = np.array(coins, dtype=np.bool_)
-    claimed = options.claimed_epsilon
+    claimed, curve = options.claimed_epsilon, None
     if options.ledger is not None:
-        claimed = read_ledger(options.ledger).epsilon(options.delta)
+        ledger = read_ledger(options.ledger)
+        claimed = ledger.epsilon(options.delta)
+        curve = PrivacyCurve.of_events(
+            ledger.events, delta=options.delta, adjacency=ledger.adjacency
+        )
     result = judge(
         {"scores": np.array(document["scores"], dtype=np.float64)},
         included,
@@ -55,6 +65,7 @@ def _scores(options: argparse.Namespace) -> int:
         delta=options.delta,
         confidence=options.confidence,
         guesses=options.guesses,
+        curve=curve,
     )
     print(json.dumps(result.as_dict(), ensure_ascii=False))
     return 0 if result.passed else 1

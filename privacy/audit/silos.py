@@ -13,6 +13,7 @@ from privacy.accounting import Repeated, epsilon
 from privacy.arguments import number, of_kind, whole
 from privacy.audit.experiment import AuditResult, judge
 from privacy.audit.statistics import poisson_cohort_p_value
+from privacy.audit.trade_off import PrivacyCurve
 from privacy.audit.training import one_hot_records
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.training import Persons, SiloStep, silo_sum
@@ -138,6 +139,7 @@ def audit_silo_steps(
         {"canary persons": opened[:, :canaries].sum(axis=0).astype(np.float64)},
         included,
         claimed_epsilon=epsilon([claim], delta=delta),
+        curve=PrivacyCurve.of_events([claim], delta=delta),
         delta=delta,
         confidence=confidence,
         guesses=guesses,

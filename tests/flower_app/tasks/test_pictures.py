@@ -1,5 +1,6 @@
 """Pictures of one's own: a folder for each client, in it one for each class."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,45 @@ def test_each_model_takes_pictures(task: Path, model: str) -> None:
     own = read_task(task)
     assert task_spec(own).shape == (1, 12, 12)
     assert sum(parameter.numel() for parameter in build_for(own).parameters()) > 0
+
+
+def test_a_task_is_guessed_from_a_folder_of_pictures(
+    task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = task.parent / "clients"
+    values = np.zeros((30, 20, 3), dtype=np.uint8)
+    values[..., 0] = 200
+    Image.fromarray(values).save(place / "c4" / "down" / "red.png")
+    project = tmp_path / "guessed"
+    assert main(["new", str(project), "--from-pictures", str(place)]) == 0
+    words = capsys.readouterr().out
+    for line in (
+        "clients: 8 folders, such as c0",
+        "classes: across (16 pictures), down (17 pictures)",
+        "pictures: in colours, the shorter side 12 to 24 pixels, in 33 pictures looked at; each is "
+        "scaled to 12 by 12",
+        "mode: silos, for there are 8 clients: each picture is hidden by itself",
+        "write ranges-are-public = true",
+    ):
+        assert line in words
+    guessed = project / "task.toml"
+    assert main(["run", f"task={guessed}"]) == 1
+    assert "ranges-are-public = false" in capsys.readouterr().err
+    own = read_task(guessed)
+    assert own.classes == ("across", "down")
+    assert task_spec(own).shape == (3, 12, 12)
+    assert main(["check-data", str(guessed)]) == 0
+    assert "8 silos" in capsys.readouterr().out
+
+
+def test_pictures_in_another_order_are_refused(
+    task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = task.parent / "clients" / "c0"
+    for place, words in (
+        (client, "pictures lie in .*across itself; order them so"),
+        (client / "down", "pictures lie in .*down itself"),
+        (tmp_path / "nowhere", "is not a folder; give one with a folder for each client"),
+    ):
+        assert main(["new", str(tmp_path / "p"), "--from-pictures", str(place)]) == 1
+        assert re.search(words, capsys.readouterr().err)

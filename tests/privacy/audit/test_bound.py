@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from privacy.accounting import Adjacency, GaussianRelease, Ledger, Poisson, read_ledger
+from privacy.accounting import Adjacency, Full, GaussianRelease, Ledger, read_ledger
 from privacy.audit import (
     audit,
     epsilon_lower_bound,
@@ -167,7 +167,7 @@ def test_a_claim_from_a_ledger_is_contradicted(
 ) -> None:
     ledger = tmp_path / "ledger.jsonl"
     with Ledger.open(ledger, population="p", adjacency=Adjacency.ADD_OR_REMOVE_ONE) as open_ledger:
-        open_ledger.append(GaussianRelease(3.0, Poisson(0.1)), run="r", round=1)
+        open_ledger.append(GaussianRelease(3.0, Full()), run="r", round=1)
     coins = np.arange(100) % 2 == 0
     scores = tmp_path / "scores.json"
     document = {"included": coins.tolist(), "scores": coins.astype(float).tolist()}
