@@ -23,7 +23,11 @@ LONG = (
     "tests/privacy/inference/",
     "tests/flower_app/",
 )
-SMALL_RUN = ("tests/flower_app/test_run.py", "tests/flower_app/report/test_report.py")
+SMALL_RUN = (
+    "tests/flower_app/test_run.py",
+    "tests/flower_app/commands/test_export.py",
+    "tests/flower_app/report/test_report.py",
+)
 
 
 class ModulesTogether(LoadScopeScheduling):
