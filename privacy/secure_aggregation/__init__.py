@@ -1,8 +1,8 @@
 """Secure aggregation: the server learns the sum, and only when enough clients took part.
 
 Both sides are state machines that exchange byte strings; what carries them is the caller's
-choice. Errors are in ``privacy.secure_aggregation.errors``. The protocol and what is not covered are
-in ``docs/explanation/secure-aggregation.md``, the proofs in
+choice. Errors are in ``privacy.secure_aggregation.errors``. The protocol and what is not covered
+are in ``docs/explanation/secure-aggregation.md``, the proofs in
 ``docs/explanation/proofs/secure-aggregation.md``.
 """
 
