@@ -3,12 +3,13 @@
 ``measured.json`` is written by ``python -m benchmarks results`` from the committed figures.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
+
+from privacy.json_text import read_json
 
 TABLE = Path(__file__).with_name("measured.json")
 
@@ -150,7 +151,7 @@ class MeasuredRound:
 
 @cache
 def _table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads(TABLE.read_text())
+    table: dict[str, Any] = read_json(TABLE.read_text())
     return table
 
 

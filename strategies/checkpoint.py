@@ -18,6 +18,7 @@ from flwr.supercore.utils import get_flwr_home
 from privacy.accounting import Position
 from privacy.arguments import lasting_file
 from privacy.array_files import ArrayFile
+from privacy.json_text import read_json
 from strategies.clipping import AdaptiveClipping, Clipping
 from strategies.errors import CheckpointError
 from strategies.metrics import PublicMetrics
@@ -95,7 +96,7 @@ class Checkpointing:
                 "if it is there, and else begins"
             )
         checkpoint = Checkpoint.load(source)
-        before, now = json.loads(checkpoint.settings), json.loads(settings)
+        before, now = read_json(checkpoint.settings), read_json(settings)
         names = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
         if names:
             changes = ", ".join(f"{name}: {before.get(name)} → {now.get(name)}" for name in names)
@@ -216,7 +217,7 @@ class Checkpoint:
             raise CheckpointError(f"{path} is not a checkpoint of this strategy")
         if not file.is_whole:
             raise CheckpointError(f"{path} was altered after it was written; use another one")
-        state = json.loads(file.text)
+        state = read_json(file.text)
         return cls(
             run=state["run"],
             round=state["round"],

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 from privacy import arguments
 from privacy.accounting import CyclicGroups, FixedSize, Full, Poisson, Sampling
 from privacy.files import write_durably
+from privacy.json_text import read_json
 from privacy.mechanisms import Randomness
 from strategies.errors import PopulationExceededError
 
@@ -101,12 +102,12 @@ class Population:
             If the file is not a population.
         """
         try:
-            document = json.loads(path.read_text())
+            document = read_json(path.read_text())
             if document["format"] != _FORMAT:
                 raise KeyError("format")
             identities = tuple(str(identity) for identity in document["identities"])
             name = str(document["name"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a population file ({error!r})") from error
         return cls(identities, identify, name)
 

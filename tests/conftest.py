@@ -15,7 +15,11 @@ settings.register_profile("long", TIMELESS, max_examples=500)
 settings.load_profile("short")
 
 DEPLOYMENTS = ("tests/integration/test_faults.py", "tests/integration/test_deploy.py")
-SMALL_RUN = ("tests/flower_app/test_run.py", "tests/flower_app/report/test_report.py")
+SMALL_RUN = (
+    "tests/flower_app/test_run.py",
+    "tests/flower_app/commands/test_export.py",
+    "tests/flower_app/report/test_report.py",
+)
 
 
 class ModulesTogether(LoadScopeScheduling):

@@ -37,6 +37,12 @@ def imported_roots(path: Path) -> set[str]:
     return roots
 
 
+def test_json_is_read_in_one_place() -> None:
+    """Which bounds its depth: ``privacy.json_text``."""
+    readers = {relative(path) for path in sources() if "json.load" in path.read_text()}
+    assert readers == {"privacy/json_text.py"}
+
+
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
 def test_imports_go_one_way(package: str) -> None:
     files = sorted((ROOT / package).rglob("*.py"))

@@ -33,6 +33,7 @@ from privacy.inference import Answer, InputContract, Plan, TopClasses, accept_pl
 from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseError
 from privacy.inference_service import KeyFile, OwnerSession, ServiceClient
 from privacy.inference_service.errors import KeyFileError, KeyFileInUseError, ServiceError
+from privacy.json_text import read_json
 
 _PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
 
@@ -232,8 +233,8 @@ def accepted_plan(text: str, task: Task | None = None) -> tuple[Plan, ModelSpec]
         If it is for none of them, or could harm.
     """
     try:
-        shape = tuple(json.loads(text)["input_shape"])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        shape = tuple(read_json(text)["input_shape"])
+    except (ValueError, LookupError, TypeError) as error:
         raise PlanRefusedError("the service did not send a plan; is it one of ours?") from error
     for spec in [task_spec(task)] if task else MODELS.values():
         if spec.shape == shape:

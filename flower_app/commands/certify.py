@@ -1,7 +1,6 @@
 """``python -m flower_app certify``: how far encrypted answers are from a trained model's own."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from flower_app.report.plots import BLUE, INK, SOFT, drawing
 from flower_app.report.results_folder import task_beside, trained_model
 from flower_app.tasks import Task, read_holdings, server_test_data
 from privacy.inference import Certificate, certify
+from privacy.json_text import read_json
 
 
 def add_command(commands: Any) -> None:
@@ -82,7 +82,7 @@ def _test_data(folder: Path, task: Task | None) -> Split:
     """The test data of the run in a folder."""
     if task:
         return (server_test_data(task) if task.test else read_holdings(task).dataset).test
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json((folder / "config.json").read_text())
     try:
         dataset, data_dir = config["dataset"], config["data-dir"]
     except LookupError as error:

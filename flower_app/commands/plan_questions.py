@@ -33,7 +33,7 @@ def read_plan(path: Path) -> Plan:
         plan = Plan.from_json(text)
     except OSError as error:
         raise CommandFailedError(f"--plan {path} cannot be read: {error.strerror}") from error
-    except (ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, ArithmeticError, LookupError, TypeError) as error:
         raise CommandFailedError(
             f"--plan {path} is none: {error}; give what plan.to_json() returned"
         ) from error

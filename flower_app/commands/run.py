@@ -114,7 +114,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
 def _value(name: str, text: str) -> Any:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
     meant_as_text = isinstance(getattr(Settings(), name.replace("-", "_"), None), str)
     if isinstance(value, str) or (isinstance(value, bool | int | float) and not meant_as_text):

@@ -1,7 +1,6 @@
 """The encrypted test-time round of a run, held after training."""
 
 import hashlib
-import json
 import shutil
 import time
 from logging import INFO, WARNING
@@ -17,6 +16,7 @@ from flower_app.encrypted.node import simulated_secrets
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import Settings
 from privacy.accounting import Budget, LedgerContents, read_ledger
+from privacy.json_text import read_json
 from strategies import (
     EncryptedRound,
     EncryptedRoundResult,
@@ -99,7 +99,7 @@ def hold_encrypted_round(
 def _released(folder: ResultsFolder, model: str) -> dict[str, Any] | None:
     """The release of an earlier round on this very model, if there was one."""
     try:
-        written = json.loads(folder.file(_RELEASED).read_text())
+        written = read_json(folder.file(_RELEASED).read_text())
     except FileNotFoundError:
         return None
     return dict(written["released"]) if written["model_sha256"] == model else None

@@ -1,7 +1,6 @@
 """A SuperLink and its SuperNodes as processes on this machine: TLS and node keys, over loopback."""
 
 import contextlib
-import json
 import os
 import signal
 import ssl
@@ -27,9 +26,12 @@ from flower_app.processes.flower_processes import (
 from flower_app.processes.watchdog import processes_below, watchdog
 from flower_app.report.outcome import FOLDER_VARIABLE
 from flower_app.settings import write_run_config
+from privacy.json_text import read_json
 
 CONNECTION = "deployment"
 _ONLINE_SECONDS = 300.0
+_ASK_SECONDS = 10.0
+_ADMITTED = "SuperNode ID"  # in the log of a SuperNode that the SuperLink has let in
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,21 @@ class Deployment:
         RunFailedError
             If one is not after five minutes, with the end of its log.
         """
-        deadline = time.monotonic() + _ONLINE_SECONDS
-        while missing := set(names) - self.online():
-            if time.monotonic() > deadline:
-                name = min(missing)
-                words = (self.folder / name / "supernode.log").read_text(errors="replace")
-                raise RunFailedError(f"{name} did not come online. Its log ends:\n{words[-1500:]}")
+        begun = time.monotonic()
+        ask = begun + _ASK_SECONDS
+        while True:
+            # Each question starts a command, which takes a second of a processor that the
+            # SuperNodes need to start. So their own logs are looked at first.
+            if all(_ADMITTED in self._log(name) for name in names) or time.monotonic() > ask:
+                missing = set(names) - self.online()
+                if not missing:
+                    return
+                if time.monotonic() > begun + _ONLINE_SECONDS:
+                    name = min(missing)
+                    raise RunFailedError(
+                        f"{name} did not come online. Its log ends:\n{self._log(name)[-1500:]}"
+                    )
+                ask = time.monotonic() + _ASK_SECONDS
             time.sleep(0.5)
 
     def online(self) -> set[str]:
@@ -209,7 +220,7 @@ class Deployment:
 
     def ask(self, *arguments: str) -> dict[str, Any]:
         """The JSON that a ``flwr`` command of the operator's prints; raises as :meth:`flwr`."""
-        reply: dict[str, Any] = json.loads(self.flwr(*arguments, "--format", "json"))
+        reply: dict[str, Any] = read_json(self.flwr(*arguments, "--format", "json"))
         if not reply.get("success"):  # it may exit with 0 all the same
             raise RunFailedError(f"flwr {' '.join(arguments)} failed: {reply}")
         return reply
@@ -247,6 +258,11 @@ class Deployment:
             end_group(process)
         for name in names:
             end_detached(self.folder / name)
+
+    def _log(self, name: str) -> str:
+        """What a SuperNode has written; empty before its first line."""
+        log = self.folder / name / "supernode.log"
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def _environment(self, party: str) -> dict[str, str]:
         home = self.folder / party

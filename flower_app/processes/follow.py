@@ -1,6 +1,5 @@
 """Follow a run in the terminal to its end, even if Flower's log stream breaks off."""
 
-import json
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from flower_app.processes.flower_processes import end_server_app, program
 from flower_app.report.outcome import FOLDER_VARIABLE, Outcome, read_outcome
 from flower_app.report.results_folder import ResultsFolder, closing_lines, where_to_look
 from flower_app.training.resumption import can_go_on
+from privacy.json_text import read_json
 
 _STARTED = re.compile(r"Successfully started run (\d+)")
 _START_SECONDS = 300.0
@@ -193,7 +193,7 @@ def _finished(run_id: int, environment: dict[str, str], connection: str) -> bool
                 timeout=_STATUS_PATIENCE,
                 check=False,
             )
-            (run,) = json.loads(listed.stdout)["runs"]
+            (run,) = read_json(listed.stdout)["runs"]
             return str(run["status"]).startswith("finished")
         except (ValueError, LookupError, subprocess.TimeoutExpired):
             time.sleep(_STATUS_SECONDS)

@@ -1,11 +1,11 @@
 """Another run's accuracy beside this one's: what privacy cost."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from flower_app.errors import wrong
 from flower_app.settings import Settings
+from privacy.json_text import read_json
 
 
 def compared_run(settings: Settings) -> dict[str, Any] | None:
@@ -24,7 +24,7 @@ def compared_run(settings: Settings) -> dict[str, Any] | None:
         return wrong("compare-with", str(folder), fault)
 
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = read_json((folder / "metrics.json").read_text())
         accuracy = float(metrics["accuracy"]["test"])
         privacy = metrics["privacy"]
         spent = privacy["record_level" if "client_level" not in privacy else "client_level"]

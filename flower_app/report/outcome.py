@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from privacy.files import write_durably
+from privacy.json_text import read_json
 
 FOLDER_VARIABLE = "BLOOMSEAL_OUTCOMES"
 """The environment variable that names the folder; a SuperLink of ours hands it on to its runs."""
@@ -60,7 +61,7 @@ class OutcomeFile:
 def read_outcome(folder: Path, run_id: int) -> Outcome | None:
     """The outcome in a run's file; None if there is none."""
     try:
-        return Outcome(**json.loads(_file(folder, run_id).read_text()))
+        return Outcome(**read_json(_file(folder, run_id).read_text()))
     except OSError:
         return None
 

@@ -17,6 +17,7 @@ from flower_app.report.task_metrics import protected_unit
 from flower_app.settings import Settings
 from flower_app.tasks import Task, read_task
 from privacy.files import replacement, write_durably
+from privacy.json_text import read_json
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -152,8 +153,8 @@ def results_root(settings: Settings) -> Path:
 
 def closing_lines(folder: Path) -> list[str]:
     """The summary of a finished run, from its files; :func:`where_to_look` is last."""
-    metrics = json.loads((folder / _METRICS).read_text())
-    allowed = json.loads((folder / "config.json").read_text())["epsilon"]
+    metrics = read_json((folder / _METRICS).read_text())
+    allowed = read_json((folder / "config.json").read_text())["epsilon"]
     privacy, encrypted = metrics["privacy"], metrics["encrypted"]
     has_silos = "client_level" not in privacy
     unit = protected_unit(metrics["task"], has_silos=has_silos)
@@ -195,7 +196,7 @@ def trained_model(results: Path) -> tuple[str, Path]:
             f"`{unfinished.resume_command}`"
         )
     try:
-        name = json.loads((results / "config.json").read_text())["model"]
+        name = read_json((results / "config.json").read_text())["model"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise SettingError(
             f"{results} is not the folder of a run (config.json cannot be read); train one with "
@@ -219,7 +220,7 @@ def task_beside(weights: Path) -> Task | None:
     if not file.is_file():
         return None
     try:
-        recorded = json.loads(weights.with_name("config.json").read_text())["task"]
+        recorded = read_json(weights.with_name("config.json").read_text())["task"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise SettingError(
             f"{file.parent} holds a task.toml and no config.json that names it; keep the files of "

@@ -173,6 +173,8 @@ def _read(text: str, path: str, home: Path) -> Task:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path} is no TOML: {error}; mend it") from error
+    except RecursionError as error:
+        raise SettingError(f"{path} is no TOML: brackets are nested too deeply; mend it") from error
     root = _Section(path, "", document)
     data, target = root.section("data"), root.section("target")
     privacy, training = root.section("privacy"), root.section("training")

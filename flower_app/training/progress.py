@@ -1,6 +1,5 @@
 """A run's progress: one line a round, and a log for the operator alone."""
 
-import json
 import logging
 import os
 import time
@@ -20,6 +19,7 @@ from torch import nn
 from flower_app.data import Inputs
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import Settings
+from privacy.json_text import read_json
 from strategies import DistributedDPSGD, DPFedAvg
 
 
@@ -113,7 +113,7 @@ class ProgressLogger:
 
     def _load(self) -> None:
         try:
-            saved = json.loads(self.folder.file("progress.json").read_text())
+            saved = read_json(self.folder.file("progress.json").read_text())
             self.accuracy = {int(number): float(v) for number, v in saved["accuracy"].items()}
             norms = {int(number): float(v) for number, v in saved["update_norms"].items()}
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:

@@ -1,6 +1,5 @@
 """Going on with a run that broke off: the same settings, the same ledger, the same folder."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from flower_app.errors import SettingError, wrong
 from flower_app.report.results_folder import TASK_FILE, ResultsFolder
 from flower_app.report.software import software
 from flower_app.settings import Settings, is_folder, without_former_names, write_run_config
+from privacy.json_text import read_json
 
 _SOFTWARE = "software"  # in config.json, beside the settings: the code the run was begun with
 # May differ in a resumed run: where and how long to wait, the tests of the finished model, who
@@ -99,13 +99,13 @@ def other_software_at_start(folder: ResultsFolder) -> dict[str, Any] | None:
 
 
 def _software_at_start(folder: ResultsFolder) -> dict[str, Any]:
-    recorded = json.loads(folder.file("config.json").read_text()).get(_SOFTWARE)
+    recorded = read_json(folder.file("config.json").read_text()).get(_SOFTWARE)
     return recorded if isinstance(recorded, dict) else {}
 
 
 def write_final_settings(settings: Settings, folder: ResultsFolder) -> dict[str, Any]:
     """Write into ``config.json`` what a resumption changed; returns the settings."""
-    begun = json.loads(folder.file("config.json").read_text())
+    begun = read_json(folder.file("config.json").read_text())
     code = begun.pop(_SOFTWARE, {})
     changed = {name: value for name, value in settings.as_config().items() if name in _FREE}
     config = {**settings.as_config(), **begun, **changed}
@@ -185,7 +185,7 @@ def _recorded_settings(path: Path) -> dict[str, Any]:
     if folder.finished:
         raise refused("that run has finished; begin a new one")
     try:
-        recorded = json.loads(folder.file("config.json").read_text())
+        recorded = read_json(folder.file("config.json").read_text())
     except (OSError, ValueError) as error:
         raise refused(
             "it is not the results folder of a run: its config.json cannot be read"

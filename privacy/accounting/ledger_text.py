@@ -36,6 +36,7 @@ from privacy.accounting.events import (
     without_amplification,
 )
 from privacy.arguments import text, whole
+from privacy.json_text import read_json
 
 _SCHEMA = 1
 _KIND = "bloomseal-privacy-ledger"
@@ -337,7 +338,7 @@ def _parse(text: bytes, name: str) -> LedgerContents:
 
 def _unseal(line: bytes, before: str, name: str, number: int) -> dict[str, Any]:
     try:
-        fields = json.loads(line)
+        fields = read_json(line)
         if not isinstance(fields, dict) or "digest" not in fields:
             raise ValueError("it has no digest")
         body = {name: value for name, value in fields.items() if name != "digest"}

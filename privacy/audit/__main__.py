@@ -13,6 +13,7 @@ from privacy.audit.experiment import judge
 from privacy.audit.statistics import epsilon_lower_bound
 from privacy.audit.trade_off import PrivacyCurve, mu_lower_bound
 from privacy.command_line import CommandParser
+from privacy.json_text import read_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def _bound(options: argparse.Namespace) -> int:
 
 
 def _scores(options: argparse.Namespace) -> int:
-    document = json.loads(options.file.read_text())
+    document = read_json(options.file.read_text())
     if not isinstance(document, dict) or not {"included", "scores"} <= document.keys():
         raise ValueError(f'{options.file} must hold an object with "included" and "scores"')
     coins = document["included"]

@@ -10,6 +10,7 @@ from privacy.correlated_noise.errors import NoiseSecretError
 from privacy.correlated_noise.factors import Factor, factor_from_dict
 from privacy.correlated_noise.rows import CorrelatedNoise
 from privacy.files import write_durably
+from privacy.json_text import read_json
 from privacy.mechanisms import Randomness
 
 _FORMAT = "bloomseal-correlated-noise-1"
@@ -119,7 +120,7 @@ class NoiseInstance:
     def load(cls, path: Path) -> "NoiseInstance":
         """Read what ``save`` wrote; a ``NoiseSecretError`` says why that cannot be."""
         try:
-            document = json.loads(path.read_bytes())
+            document = read_json(path.read_bytes())
             if document["format"] != _FORMAT:
                 raise ValueError("it is of another version")
             instance = cls(

@@ -16,6 +16,7 @@ from privacy.inference.errors import ModelFileError
 from privacy.inference.plan import Plan
 from privacy.inference.plan_check import FAULTS_OF_A_PLAN
 from privacy.inference.stored import read_program, written_program
+from privacy.json_text import read_json
 
 _FORMATS = "bloomseal-model-"
 _FORMAT = f"{_FORMATS}1"
@@ -60,7 +61,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[Plan, Program]:
     try:
         if len(file.text) > _LONGEST_TEXT:
             raise ValueError(f"its text has {len(file.text):,} characters, more than any needs")
-        content = json.loads(file.text)
+        content = read_json(file.text)
         plan = Plan.from_json(content["plan"])
         return plan, read_program(plan, content["program"], file.arrays)
     except FAULTS_OF_A_PLAN as error:

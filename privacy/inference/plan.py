@@ -17,6 +17,7 @@ from privacy.inference._plan_checks import check_plan
 from privacy.inference.ckks import MAX_MODULUS_BITS, SEED_BYTES
 from privacy.inference.input_range import InputRange, shown
 from privacy.inference.rescaling import rescaled_before
+from privacy.json_text import read_json
 
 FORMAT = 4
 SESSION_KEY_BYTES = 32
@@ -311,11 +312,11 @@ class Plan:
         """Read a plan; a ``ValueError`` where it is none of this format, or not consistent."""
         of_kind("text", text, str, "what Plan.to_json() returned")
         try:
-            content = json.loads(text)
+            content = read_json(text)
             values = {key: _freeze(value) for key, value in dict(content).items()}
         except json.JSONDecodeError as error:
             raise ValueError(f"text is not JSON, and so no plan ({error})") from error
-        except (TypeError, RecursionError) as error:
+        except TypeError as error:
             raise ValueError(f"not a plan of format {FORMAT}: {error}") from error
         written = values.pop("format", None)
         if written != FORMAT:

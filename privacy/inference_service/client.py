@@ -1,7 +1,6 @@
 """The data owner's side of the wire: a client of the service."""
 
 import ipaddress
-import json
 import os
 import re
 import ssl
@@ -13,6 +12,7 @@ from privacy import arguments
 from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.key_names import key_id
+from privacy.json_text import read_json
 
 _LARGEST_PLAN = 1 << 22
 _LARGEST_ERROR = 1 << 16
@@ -108,7 +108,7 @@ class ServiceClient:
         """The binding for public material: of this token and this start of the service."""
         body, _ = self._request("GET", "/v1/keys/binding")
         try:
-            return bytes.fromhex(json.loads(body)["binding"])
+            return bytes.fromhex(read_json(body)["binding"])
         except (ValueError, LookupError, TypeError) as error:
             raise ServiceError(
                 "no-binding", 0, "the service does not say what keys must be bound to", "update it"
@@ -161,7 +161,7 @@ class ServiceClient:
         if response.is_success:
             return bytes(body), response.headers
         try:
-            refusal: Any = json.loads(body)
+            refusal: Any = read_json(body)
         except ValueError:
             refusal = None
         fields = refusal if isinstance(refusal, dict) else {}

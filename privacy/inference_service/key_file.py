@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from privacy.files import write_durably
 from privacy.inference_service.errors import KeyFileError, KeyFileInUseError
+from privacy.json_text import read_json
 
 _MAGIC = b"bloomseal keys 1\n"
 _HEAD = struct.Struct(f"<{len(_MAGIC)}sBBB16s12s")
@@ -107,7 +108,7 @@ class KeyFile:
             raise KeyFileError(f"{self._path} was written by another release; remove it")
         self._cipher = self._derived()
         try:
-            stored = json.loads(self._cipher.decrypt(nonce, content[_HEAD.size :], head))
+            stored = read_json(self._cipher.decrypt(nonce, content[_HEAD.size :], head))
         except InvalidTag as error:
             self._cipher = None
             raise KeyFileError(

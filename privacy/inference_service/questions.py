@@ -12,6 +12,7 @@ from filelock import FileLock
 from privacy.files import write_durably
 from privacy.inference_service.errors import ServiceError, TokenFileError
 from privacy.inference_service.tokens import Caller
+from privacy.json_text import read_json
 
 
 class Questions:
@@ -84,7 +85,7 @@ class Questions:
         if self._path is None:
             return self._asked
         try:
-            content = json.loads(self._path.read_bytes())
+            content = read_json(self._path.read_bytes())
         except FileNotFoundError:
             return {}
         except ValueError as error:

@@ -18,6 +18,7 @@ from filelock import FileLock
 from privacy.arguments import convert, number, whole
 from privacy.files import write_durably
 from privacy.inference_service.errors import TokenFileError
+from privacy.json_text import read_json
 
 Role = Literal["owner", "operator"]
 
@@ -197,7 +198,7 @@ class TokenFile:
             state = (status.st_ino, status.st_mtime_ns, status.st_size)
             if state != self._read_at:
                 try:
-                    read = json.loads(self._path.read_text())["tokens"]
+                    read = read_json(self._path.read_text())["tokens"]
                     self._entries = tuple(_Entry(**entry) for entry in read)
                 except (OSError, ValueError, LookupError, TypeError) as error:
                     raise TokenFileError(

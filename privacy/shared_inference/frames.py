@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
+from privacy.json_text import read_json
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
 
 _STATE = struct.Struct("<32sQQ")
@@ -81,11 +82,11 @@ def refusal(error: Exception) -> bytes:
 def refused(body: bytes, worker: str) -> Exception:
     """The error of a refusal that ``worker`` sent."""
     try:
-        fields = json.loads(body)
+        fields = read_json(body)
         kind, text = _REASONS[fields["reason"]], fields["text"]
         if not isinstance(text, str):
             raise TypeError
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return MessageError(f"{worker} sent a refusal that cannot be read")
     printable = "".join(letter for letter in text[:_MOST_TEXT] if letter.isprintable())
     return kind(f"{worker}: {printable}")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from privacy.inference.input_range import InputRange, shown
 from privacy.inference.input_range import input_range as written_range
+from privacy.json_text import read_json
 from privacy.shared_inference.comparison import key_words
 from privacy.shared_inference.errors import MessageError
 from privacy.shared_inference.ring import Structure
@@ -308,7 +309,7 @@ class Plan:
             raise
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise MessageError(f"the plan's parts do not fit together: {error}") from error
-        except (struct.error, RecursionError, OverflowError) as error:
+        except (struct.error, OverflowError) as error:
             raise MessageError("not a plan of shared inference") from error
 
     def __str__(self) -> str:
@@ -405,7 +406,7 @@ def _read(given: bytes) -> Plan:
             "release everywhere, and compile the model anew"
         )
     start = _HEAD.size
-    fields: dict[str, Any] = json.loads(given[start : start + length])
+    fields: dict[str, Any] = read_json(given[start : start + length])
     if fields.keys() != Plan.__dataclass_fields__.keys():
         raise MessageError("the plan's fields are others; use the same release on both sides")
     arrays = _Arrays(given[start + length :])

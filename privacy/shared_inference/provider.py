@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from privacy.arguments import lasting_file, whole
 from privacy.files import replacement, write_durably
+from privacy.json_text import read_json
 from privacy.mechanisms.randomness import SystemRandomness
 from privacy.shared_inference.errors import MaterialError, MessageError
 from privacy.shared_inference.material import OWNER_PIECE_BYTES, deal, worker_piece_bytes
@@ -205,7 +206,7 @@ class Provider:
 
 def _read(file: Path, plan: Plan) -> tuple[dict[str, bytes], int]:
     try:
-        fields = json.loads(file.read_text())
+        fields = read_json(file.read_text())
         number, digest = fields.pop("next"), fields.pop("plan")
         secrets = {name: bytes.fromhex(value) for name, value in fields.items()}
         sizes = dict.fromkeys(_SEEDS, SEED_BYTES) | {"session": _SESSION_BYTES}

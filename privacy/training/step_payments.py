@@ -14,6 +14,7 @@ from privacy.accounting.errors import LedgerError
 from privacy.accounting.events import event_to_dict
 from privacy.arguments import whole
 from privacy.files import write_durably
+from privacy.json_text import read_json
 from privacy.training.errors import LocalBudgetError
 from privacy.training.ledger import ClientLedger
 
@@ -127,7 +128,7 @@ class StepPayments:
             return {}
         try:
             dataset, left = _parsed(text)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise _unreadable(name, error) from error
         digests = set(self._ledger.digests)
         own = {
@@ -156,7 +157,7 @@ class StepPayments:
 
 def _parsed(text: str) -> tuple[str, dict[str, tuple[int, str]]]:
     """The data set, and what is left of its payments."""
-    given = json.loads(text)
+    given = read_json(text)
     left = {str(kind): (each["steps"], each["paid"]) for kind, each in given["left"].items()}
     if not all(
         type(steps) is int and steps > 0 and type(paid) is str for steps, paid in left.values()

@@ -23,6 +23,7 @@ from privacy.files import write_durably
 from privacy.inference import ClassOnly, DataOwner, InputContract, Plan, accept_plan
 from privacy.inference.errors import MessageError, OutOfRangeError, PlanRefusedError, ReleaseError
 from privacy.inference.plan_check import FAULTS_OF_A_PLAN, MAX_ROUND_BYTES
+from privacy.json_text import read_json
 from privacy.untrusted_text import quoted
 from strategies.encrypted_round import messages
 from strategies.encrypted_round.errors import ReportRefusedError, RoundError
@@ -237,7 +238,7 @@ def count_right_answers(
         ) from error
     path.unlink()
     try:
-        secrets = json.loads(text)
+        secrets = read_json(text)
         labels, state = secrets["labels"], base64.b64decode(secrets["owner"])
         plan = Plan.from_json(secrets["plan"])
         owner = DataOwner.from_secret_state(plan, state, release=ClassOnly(threshold))

@@ -11,6 +11,7 @@ from tests.flower_app.tasks.projects import TASK, project
 
 FAULTS = {
     "not TOML": ("[columns]", "[columns", "is no TOML"),
+    "brackets": ("[columns]", "a = " + "[" * 9999 + "\n[columns]", "nested too deeply"),
     "no name": ('name = "visits"\n', "", "name is missing"),
     "an unknown key": ("model =", "modell =", "modell = 'logistic' is not known; did you mean mod"),
     "an unknown key below": ("test-share", "test-shar", "did you mean test-share?"),
