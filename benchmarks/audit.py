@@ -223,7 +223,8 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
                 for bound in row["details"].get(kind, ())
             ]
             if points:
-                shift = 0.02 * top * (1 if name == "everyone" else -1)
+                shift = 0.015 * top * (1 if name == "everyone" else -1)
+                shift *= 1 if kind == "bounds" else 2.2
                 axes.scatter(
                     [x + shift for x, _ in points], [y for _, y in points], s=16, color=colour,
                     alpha=0.6, marker=marker, label=f"{name}, {meaning}",
@@ -231,7 +232,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("ε that the ledger claims")
     axes.set_ylabel("ε that the attack proves, 95 %")
     axes.set_title("Audits of the running strategy", loc="left")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.92), fontsize=8)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.9), fontsize=8)
     for claim, colour in zip(CLAIMS, ("#1f9e89", "#2a6fdb", "#8e44ad"), strict=True):
         seen = [
             row["details"]
