@@ -9,8 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from privacy.accounting import Adjacency, CyclicGroups, Event, Poisson, Sampling
 from privacy.audit import (
@@ -80,7 +81,9 @@ class _CanaryApp(ClientApp):
         if canary < 0:
             return self._app(message, context)
         if not self._included[canary] or message.metadata.message_type != MessageType.TRAIN:
-            raise RuntimeError("this canary declines")
+            # An answer, not an exception: nothing went wrong that the log should show.
+            declines = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "this canary declines")
+            return Message(declines, reply_to=message)
         strategy = self._strategy
         schema = ModelSchema(message.content.array_records[strategy.record_keys.arrays])
         arrays = [array.copy() for array in schema.arrays]

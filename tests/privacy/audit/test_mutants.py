@@ -295,7 +295,9 @@ def test_the_mutant_is_caught(name: str) -> None:
     assert any(by in finding for finding in result.findings), result.findings
 
 
-def test_an_honest_strategy_is_contradicted_no_oftener_than_stated() -> None:
+def test_an_honest_strategy_is_contradicted_no_oftener_than_stated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """24 audits at 95 %, Full and Poisson and weighted: a false alarm in 10⁶ of this test."""
     kinds: Sequence[dict[str, Any]] = (
         {},
@@ -309,6 +311,8 @@ def test_an_honest_strategy_is_contradicted_no_oftener_than_stated() -> None:
     # With ε = 8 there is something to be seen, and the audit sees it.
     loose = [result.epsilon_lower for result in results[3::4]]
     assert np.median(loose) > 1.0
+    assert np.median([result.gaussian_epsilon_lower for result in results[3::4]]) > 1.8
+    assert not any(record.exc_info for record in caplog.records)  # canaries that are not there
 
 
 def test_the_population_must_be_that_of_the_audit() -> None:
