@@ -62,8 +62,11 @@ class Run:
 
 SHARED = {
     "hog-linear": {
-        epsilon: Setting(steps=250, rate=0.02, clipping_norm=0.5, learning_rate=rate)
-        for epsilon, rate in ((0.3, 5.0), (1.0, 10.0), (3.0, 10.0), (8.0, 20.0))
+        epsilon: Setting(steps=250, rate=0.02, clipping_norm=norm, learning_rate=rate)
+        for epsilon, norm, rate in (
+            *((0.3, 0.2, 5.0), (1.0, 0.5, 10.0)),
+            *((3.0, 0.5, 10.0), (8.0, 0.5, 20.0)),
+        )
     },
     "cnn": {
         1.0: Setting(steps=50, rate=0.1, clipping_norm=0.2, learning_rate=4.0),
@@ -72,10 +75,10 @@ SHARED = {
 }
 """Of ours and of the curator, whose noise is nearly the same."""
 OWN = {
-    ("hog-linear", 50, 3.0): Setting(100, 0.1, 0.5, 5.0),
-    ("hog-linear", 50, 1.0): Setting(60, 0.2, 0.5, 5.0),
-    ("hog-linear", 50, 8.0): Setting(100, 0.1, 0.5, 10.0),
-    ("hog-linear", 200, 0.3): Setting(60, 0.2, 0.5, 1.0),
+    ("hog-linear", 50, 3.0): Setting(100, 0.2, 0.5, 5.0),
+    ("hog-linear", 50, 1.0): Setting(100, 0.2, 0.5, 3.0),
+    ("hog-linear", 50, 8.0): Setting(100, 0.2, 0.5, 10.0),
+    ("hog-linear", 200, 0.3): Setting(100, 0.2, 0.2, 1.0),
     ("hog-linear", 10, 3.0): Setting(100, 0.1, 0.5, 20.0),
     ("hog-linear", 10, 1.0): Setting(100, 0.1, 0.5, 5.0),
     ("hog-linear", 10, 8.0): Setting(100, 0.1, 0.5, 20.0),

@@ -169,6 +169,8 @@ def run(options_given: argparse.Namespace) -> int:
     clipping_norm = own.clipping_norm if own else RECIPES[o.model].clipping_norm
     taken = advice(worked_out, parameters=parameters)
     print("\n" + textwrap.fill(_advice(taken, clipping_norm), 88))
+    if taken is None or not taken.learns:
+        return 0  # bounds by measured runs that learned say nothing of it
     on = f" on {o.dataset}" if accuracy.known else ""
     print(f"\nExpected test accuracy{on}: {accuracy.sentence}.")
     if accuracy.known:

@@ -101,7 +101,10 @@ def run(options_given: argparse.Namespace) -> int:
         "\neach add all of it alone. Smaller is better. Where every row is another person, N is the"
         "\nrows. Only these settings cost privacy: learning rates do not, unless tuned on the data."
     )
-    print("\n" + textwrap.fill(_advice(advice(worked_out, parameters=parameters)), 88))
+    taken = advice(worked_out, parameters=parameters)
+    print("\n" + textwrap.fill(_advice(taken), 88))
+    if taken is None or not taken.learns:
+        return 0  # a bound by measured runs that learned says nothing of it
     on = f" on {o.dataset}" if accuracy.known else ""
     print(f"\nExpected test accuracy{on}: {accuracy.sentence}.")
     if accuracy.known:

@@ -12,9 +12,7 @@ import pytest
 
 from flower_app.processes.deployment import CONNECTION, Deployment, Node
 from privacy.accounting import LedgerContents, Repeated, read_ledger
-from strategies.checkpoint import Checkpoint
 from tests.integration.app_commands import PATIENCE, ROOT, wait_until
-from tests.integration.deployed_runs import GATED, in_training, own_client_app
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
@@ -46,7 +44,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp import ServerApp
 
 from privacy.secure_aggregation import FewSilos
-from strategies import Budget, Checkpointing, DistributedDPSGD
+from strategies import Budget, DistributedDPSGD
 
 app = ServerApp()
 
@@ -62,29 +60,35 @@ def main(grid, context):
         budget=Budget(math.inf, 1e-5),
         noise_multiplier=1.0,
         ledger=folder / "ledger.jsonl",
-        checkpointing=Checkpointing(folder / "checkpoint"),
         stage_timeout={PATIENCE},
     )
     zeros = {{"weight": np.zeros((3, 8), np.float32), "bias": np.zeros(3, np.float32)}}
     arrays = ArrayRecord({{name: Array(array) for name, array in zeros.items()}})
-    result = strategy.start(grid, arrays, num_rounds=3, timeout={PATIENCE})
+    result = strategy.start(grid, arrays, num_rounds=2, timeout={PATIENCE})
     (folder / "ended.json").write_text(json.dumps(result.privacy.as_dict()))
 """
 
 CLIENT = """
+from pathlib import Path
+
 from flwr.clientapp import ClientApp
 
 from strategies import SiloTask, answer_silo
 
 app = ClientApp()
 
-def describe_task():
+def describe_task(data):
+    import time
     import numpy as np
     import torch
 
     from privacy.training import Persons
 
     def persons():
+        # A silo with a gate has paid for its sum, and stands before it.
+        while (data / "gate").exists() and (data / "ledger.jsonl").exists():
+            (data / "at-the-gate").touch()
+            time.sleep(0.1)
         x = torch.randn(40, 8)
         return Persons((x, x[:, :3].argmax(dim=1)), np.arange(40) // 2)
 
@@ -93,14 +97,15 @@ def describe_task():
 
 @app.train()
 def take_part(message, context):
-    policy = context.node_config["data-dir"] + "/policy.toml"
-    return answer_silo(message, context, task=describe_task, policy=policy)
+    data = Path(context.node_config["data-dir"])
+    task = lambda: describe_task(data)
+    return answer_silo(message, context, task=task, policy=data / "policy.toml")
 """
 
 
 @dataclass(frozen=True)
 class Story:
-    """A run of three steps.
+    """A run of two steps.
 
     Attributes
     ----------
@@ -134,7 +139,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """The mortal silo's gate holds step 2 while it is killed, the steady one's until it is back."""
+    """The mortal silo is killed in step 1; the steady one's gate holds that until it is back."""
     base = tmp_path_factory.mktemp("silos")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -155,32 +160,24 @@ def played(deployment: Deployment, base: Path) -> Story:
 
     deployment.start_superlink()
     nodes = {name: new_silo(deployment, name, base / "data" / name) for name in NAMES}
-    gates = {name: base / f"{name}.gate" for name in ("steady", "mortal")}
-    variables = {
-        name: own_client_app(deployment, base / "programs" / name, GATED) | {"GATE": str(gate)}
-        for name, gate in gates.items()
-    }
-    running = {
-        name: deployment.start_node(node, variables=variables.get(name))
-        for name, node in nodes.items()
-    }
+    gated = {name: base / "data" / name for name in ("steady", "mortal")}
+    for data in gated.values():
+        (data / "gate").touch()
+    running = {name: deployment.start_node(node) for name, node in nodes.items()}
     deployment.wait_until_online(*NAMES)
-    run = int(deployment.ask("run", str(app), CONNECTION, "--run-config", str(config))["run-id"])
+    deployment.ask("run", str(app), CONNECTION, "--run-config", str(config))
 
-    wait_until(lambda: released(folder) >= 1)
-    for gate in gates.values():
-        gate.touch()
-    wait_until(lambda: all(in_training(nodes[name], run) for name in gates))
+    wait_until(lambda: all((data / "at-the-gate").exists() for data in gated.values()))
     for pid, command in deployment.processes("mortal").items():
         if "clientapp" in command:
             os.kill(pid, signal.SIGKILL)
     running["mortal"].terminate()
     running["mortal"].wait()
-    gates["mortal"].unlink()
-    paid_then = (base / "data" / "mortal" / "ledger.jsonl").read_bytes()
+    (gated["mortal"] / "gate").unlink()
+    paid_then = (gated["mortal"] / "ledger.jsonl").read_bytes()
     deployment.start_node(nodes["mortal"])
     deployment.wait_until_online("mortal")
-    gates["steady"].unlink()
+    (gated["steady"] / "gate").unlink()
     wait_until((folder / "ended.json").exists)
     return Story(folder, base / "data", dict(deployment.node_ids), paid_then)
 
@@ -198,39 +195,32 @@ def new_silo(deployment: Deployment, name: str, data: Path) -> Node:
     return node
 
 
-def released(folder: Path) -> int:
-    """The last step that the server kept."""
-    checkpoint = folder / "checkpoint"
-    return Checkpoint.load(checkpoint).round if checkpoint.exists() else 0
-
-
 def test_a_silo_declines_by_its_owners_rule_and_the_others_go_on(story: Story) -> None:
     strict = story.node_ids["strict"]
-    (declined,) = story.lines("step 1", f"node {strict}")
+    (declined,) = story.lines("step 2", f"node {strict}")
     assert "the owner of the data does not allow it: max-clipping-norm" in declined
     assert not (story.data / "strict" / "ledger.jsonl").exists()
-    assert story.lines("step 1: opened the sum of 3 clients")
+    assert story.lines("step 2: opened the sum of 3 clients")
 
 
 def test_a_silo_killed_in_mid_step_leaves_too_few_and_nothing_is_opened(story: Story) -> None:
-    assert story.privacy["secure_aggregation"]["aborted_rounds"] == [2]
-    assert story.lines("step 2: aborted, nothing is opened")
-    assert not story.lines("step 2: opened")
+    assert story.privacy["secure_aggregation"]["aborted_rounds"] == [1]
+    assert story.lines("step 1: aborted, nothing is opened")
+    assert not story.lines("step 1: opened")
 
 
 def test_a_restarted_silo_goes_on_with_its_ledger_and_what_it_paid_ahead(story: Story) -> None:
-    assert story.lines("step 3: opened the sum of 3 clients")
+    assert story.lines("step 2: opened the sum of 3 clients")
     ledger = story.data / "mortal" / "ledger.jsonl"
-    assert ledger.read_bytes() == story.paid_then, "three steps were paid, in the first"
+    assert ledger.read_bytes() == story.paid_then, "both steps were paid, in the first"
     (paid,) = story.ledger("mortal").events
     assert isinstance(paid, Repeated)
-    assert paid.times == 3
+    assert paid.times == 2
 
 
 def test_all_ledgers_hold_what_was_opened(story: Story) -> None:
     server = read_ledger(story.folder / "ledger.jsonl")
-    rounds = [record.round for record in server.records]
-    assert rounds in ([1, 3], [1, 2, 3]), "step 2 is paid only if sums were asked for"
+    assert [record.round for record in server.records] == [1, 2], "sums were asked for in both"
     assert story.privacy["epsilon"] == server.epsilon(1e-5)
     for name in ("steady", "usual", "mortal"):
         assert story.ledger(name).epsilon(1e-5) >= server.epsilon(1e-5)

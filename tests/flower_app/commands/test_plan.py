@@ -75,7 +75,9 @@ def test_it_advises_what_to_take_and_what_not_to_try(
     asked = ["plan", "--population", population, "--rounds", "20"]
     rates = ["--sampling-rates", "0.01", "0.05", "0.1"]
     assert command.main([*asked, *rates]) == 0
-    assert words in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert words in printed
+    assert ("Expected test accuracy" in printed) == (population == "1000")
     assert command.main([*asked, *rates, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["advice"]["learns"] == (population == "1000")

@@ -45,6 +45,16 @@ def test_the_table_names_who_may_collude_and_each_row(capsys: pytest.CaptureFixt
     ]
 
 
+def test_with_too_few_persons_no_accuracy_is_spoken_of(capsys: pytest.CaptureFixture[str]) -> None:
+    few = [*TEN[:4], "20", "--epsilon", "3", "--sampling-rates", "0.1", "--rounds", "20"]
+    assert command.main(few) == 0
+    printed = capsys.readouterr()
+    assert "Advice: do not train like this" in printed.out
+    assert "Expected test accuracy" not in printed.out
+    assert command.main([*few, "--delta", "0.1"]) == 0
+    assert "gives away one person at random" in capsys.readouterr().err
+
+
 def test_one_json_object_has_the_question_and_the_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,8 +1,6 @@
 """A run over silos: what it promises each record, whom it asks, and what it refuses."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,17 @@ from flower_app.models.build import build_model
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines, trained_model
 from flower_app.settings import Settings
-from flower_app.training import silo_node
 from flower_app.training.assembly import check_run
 from flower_app.training.resumption import with_settings_of_run
+from flower_app.training.silo_records import records
 from flower_app.training.silos import number_of_records
+from privacy.accounting.__main__ import main as accounting
 from strategies import InProcessGrid, run_in_process
 from strategies.errors import NoUsableReplyError
 from tests.flower_app.app_runs import Run, run_app
 from tests.flower_app.report.test_report import faults
 from tests.flower_app.report.test_report_modes import words
 
-ROOT = Path(__file__).parents[3]
 SILOS = 3
 SMALL: dict[str, Any] = {
     "mode": "silos",
@@ -47,16 +45,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_app(folder, nodes=SILOS, **(SMALL | {"encrypted-test-images": 4}))
 
 
-def test_it_promises_every_record_what_the_ledger_says_against_each_observer(run: Run) -> None:
+def test_it_promises_every_record_what_the_ledger_says_against_each_observer(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = run.folder / "privacy-ledger.jsonl"
-    told = subprocess.run(
-        [sys.executable, "-m", "privacy.accounting", "ledger", str(ledger), "--delta", "1e-5"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    derived, level = json.loads(told.stdout), run.metrics["privacy"]["record_level"]
+    assert accounting(["ledger", str(ledger), "--delta", "1e-5"]) == 0
+    derived = json.loads(capsys.readouterr().out)
+    level = run.metrics["privacy"]["record_level"]
     assert "client_level" not in run.metrics["privacy"]
     assert derived["epsilon"]["pld"] == level["epsilon"] <= 3.0
     assert derived["epsilon_by_observer"] == level["epsilon_by_observer"]
@@ -204,15 +199,15 @@ def test_no_image_is_trained_on_and_tested_on_and_none_is_left_out() -> None:
     config = SMALL | {"silos": 10}
     settings = Settings.from_config(config)
     grid = InProcessGrid(client_app.app, 10, run_config=config)
-    records = np.array(
+    held = np.array(
         [
-            [len(silo_node._records(settings, grid.context(node), test=t)) for t in (False, True)]
+            [len(records(settings, grid.context(node), test=t)) for t in (False, True)]
             for node in range(1, 11)
         ]
     )
-    assert records.sum(axis=0).tolist() == [number_of_records(settings), 5_000]
+    assert held.sum(axis=0).tolist() == [number_of_records(settings), 5_000]
     sizes = load_partitions(settings.partition_spec(10), load_dataset("mnist")).sizes
-    assert np.array_equal(records.sum(axis=1), sizes)
+    assert np.array_equal(held.sum(axis=1), sizes)
     assert np.ptp(sizes) == 0
 
 

@@ -105,7 +105,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Link,
             lambda: calling.wrap_socket(one, server_hostname="bob"),
             lambda: listening.wrap_socket(other, server_side=True),
         )
-    with Link(one, timeout=5.0) as first, Link(other, timeout=5.0) as second:
+    with Link(one, timeout=60.0) as first, Link(other, timeout=60.0) as second:
         yield first, second
 
 
@@ -144,11 +144,11 @@ def test_a_certificate_of_another_authority_is_refused(stranger: str, tmp_path: 
     listening = context(folder["bob"], "bob", trusted, listens=True)
 
     def call() -> bytes:
-        with Link(calling.wrap_socket(one, server_hostname="bob"), timeout=5.0) as link:
+        with Link(calling.wrap_socket(one, server_hostname="bob"), timeout=60.0) as link:
             return link.exchange(b"hello")
 
     def listen() -> bytes:
-        with Link(listening.wrap_socket(other, server_side=True), timeout=5.0) as link:
+        with Link(listening.wrap_socket(other, server_side=True), timeout=60.0) as link:
             return link.exchange(b"hello")
 
     ends = both(call, listen)

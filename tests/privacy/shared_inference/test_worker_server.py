@@ -148,7 +148,7 @@ def test_nobody_asks_but_the_data_owner(
             attending.start()
             calls = context(folder, own, folder, listens=False)
             try:
-                with Link(calls.wrap_socket(one, server_hostname=name), timeout=5.0) as link:
+                with Link(calls.wrap_socket(one, server_hostname=name), timeout=60.0) as link:
                     link.send(frame(Kind.STATE))
                     return link.receive()
             finally:
@@ -187,14 +187,14 @@ def about(question: int) -> bytes:
 def between(*sent: bytes) -> Iterator[tuple[Between, list[Link]]]:
     """Alice's link to bob, who sends one message on each call and is silent after it."""
     pairs = [connected() for _ in sent]
-    bobs = [Link(other, timeout=5.0) for _, other in pairs]
+    bobs = [Link(other, timeout=60.0) for _, other in pairs]
     for link, message in zip(bobs, sent, strict=True):
         link.send(message)
-    calls = (Link(one, timeout=5.0) for one, _ in pairs)
+    calls = (Link(one, timeout=60.0) for one, _ in pairs)
     with contextlib.ExitStack() as stack:
         for link in bobs:
             stack.enter_context(link)
-        made_of = Between("bob", call=lambda: next(calls), patience=5.0, timeout=5.0)
+        made_of = Between("bob", call=lambda: next(calls), patience=60.0, timeout=60.0)
         stack.callback(made_of.close)
         yield made_of, bobs
 
@@ -221,9 +221,9 @@ def test_a_new_call_takes_the_place_of_the_last() -> None:
     with between() as (link, _):
         ends = [connected() for _ in range(2)]
         for one, _ in ends:
-            link.offer(Link(one, timeout=5.0))
-        with Link(ends[0][1], timeout=5.0) as old, pytest.raises(LinkError, match="gone"):
+            link.offer(Link(one, timeout=60.0))
+        with Link(ends[0][1], timeout=60.0) as old, pytest.raises(LinkError, match="gone"):
             old.receive()
-        with Link(ends[1][1], timeout=5.0) as new:
+        with Link(ends[1][1], timeout=60.0) as new:
             new.send(about(5))
             assert link.exchange(5, about(5)) == about(5)
