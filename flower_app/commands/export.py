@@ -11,6 +11,7 @@ from flower_app.errors import SettingError
 from flower_app.report.results_folder import ResultsFolder
 from privacy.files import write_durably
 from privacy.imports import needing
+from privacy.json_text import read_json
 
 if TYPE_CHECKING:
     from rocrate.rocrate import ROCrate
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
             "give one, such as results/latest"
         )
     try:
-        metrics = json.loads(folder.file("metrics.json").read_text())
+        metrics = read_json(folder.file("metrics.json").read_text())
         crate = crate_of(folder.path, metrics)
         described = json.dumps(crate.metadata.generate(), indent=2, ensure_ascii=False)
         write_durably(folder.file(METADATA), described.encode() + b"\n", mode=0o666)

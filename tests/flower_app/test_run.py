@@ -187,7 +187,7 @@ def test_a_simulated_client_without_noise_is_charged_beside_what_it_did_with_noi
 
 def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
     run = run_app(
-        tmp_path, rounds=2, sampling_rate=0.2, record_epsilon=2.0, encrypted_test_images=0, nodes=20
+        tmp_path, rounds=4, sampling_rate=0.5, record_epsilon=2.0, encrypted_test_images=0, nodes=10
     )
     privacy = run.metrics["privacy"]
     assert privacy["record_level"]["epsilon_max"] == 2.0
@@ -198,8 +198,8 @@ def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
 def test_runs_on_one_ledger_add_up(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     settings: dict[str, Any] = {
-        "nodes": 20,
-        "sampling_rate": 0.5,
+        "nodes": 10,
+        "sampling_rate": 1.0,
         "encrypted_test_images": 0,
         "noise_multiplier": 20.0,
         "ledger": str(ledger),
@@ -282,7 +282,7 @@ def _train_once(config: dict[str, Any]) -> Message:
 def test_a_run_whose_model_has_outgrown_all_numbers_ends_with_results_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grown = {"server_learning_rate": 1e300, "sampling_rate": 0.5, "encrypted_test_images": 0}
+    grown = {"server_learning_rate": 1e300, "sampling_rate": 1.0, "encrypted_test_images": 0}
     run = run_app(tmp_path, nodes=10, rounds=1, **grown)
     assert run.metrics["accuracy"]["test"] < 0.5
     assert (run.folder / "report.html").is_file()
