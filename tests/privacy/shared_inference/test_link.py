@@ -131,7 +131,7 @@ def test_who_is_gone_or_sends_too_much_is_an_error(pair: tuple[Link, Link]) -> N
 
 def test_no_more_is_taken_than_is_allowed() -> None:
     one, other = connected()
-    with Link(one, timeout=5.0) as sender, Link(other, timeout=5.0, max_bytes=8) as link:
+    with Link(one, timeout=60.0) as sender, Link(other, timeout=60.0, max_bytes=8) as link:
         sender.send(bytes(8))
         assert link.receive() == bytes(8)
         sender.send(bytes(9))
@@ -142,7 +142,7 @@ def test_no_more_is_taken_than_is_allowed() -> None:
 def test_messages_that_come_at_once_are_taken_one_by_one() -> None:
     one, other = connected()
     messages = [b"a", b"", bytes(70_000), b"b" * 40_000, b"c" * 40_000, b"d"]
-    with one, Link(other, timeout=5.0) as link:
+    with one, Link(other, timeout=60.0) as link:
         assert link.quiet
         sender = threading.Thread(
             target=one.sendall, args=(b"".join(struct.pack("<I", len(m)) + m for m in messages),)

@@ -151,7 +151,7 @@ def listening(
 
 def calls(own: str, name: str, address: Address, folder: Path) -> Link:
     calling = context(folder, own, folder, listens=False)
-    return call(address, name, calling, timeout=5.0, max_bytes=10_000)
+    return call(address, name, calling, timeout=60.0, max_bytes=10_000)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_strangers_without_a_certificate_keep_nobody_out(
         links = [calls("data-owner", "bob", address, trusted) for _ in range(2)]
         for link in links:
             assert stack.enter_context(link).exchange(frame(Kind.STATE))[0] == Kind.STATE
-        silent[0].settimeout(5.0)
+        silent[0].settimeout(60.0)
         assert silent[0].recv(1) == b""
         with calls("data-owner", "bob", address, trusted) as link, pytest.raises(LinkError):
             link.exchange(frame(Kind.STATE))  # both places are taken
@@ -241,8 +241,8 @@ def test_a_failed_exchange_ends_the_workers_link(compiled: SharedModel) -> None:
     """Nothing of one question is left on it when the next one begins."""
     here = session(compiled, 1)
     one, other = connected()
-    with serving(here.bob) as server, Link(one, timeout=5.0) as alice:
-        server._between.offer(Link(other, timeout=5.0))
+    with serving(here.bob) as server, Link(one, timeout=60.0) as alice:
+        server._between.offer(Link(other, timeout=60.0))
         question = here.owner.ask(INPUT)
         message = bytearray(next(here.alice.answer(question.for_alice)))
         message[-1] ^= 1
@@ -309,9 +309,9 @@ def test_what_is_left_of_earlier_questions_is_left_behind() -> None:
 def test_a_link_that_fails_makes_room_for_the_next() -> None:
     (first, gone), (second, bob) = connected(), connected()
     gone.close()
-    called = iter([Link(first, timeout=5.0), Link(second, timeout=5.0)])
-    link = Between("bob", call=lambda: next(called), patience=5.0, timeout=5.0)
-    with Link(bob, timeout=5.0) as there, contextlib.closing(link):
+    called = iter([Link(first, timeout=60.0), Link(second, timeout=60.0)])
+    link = Between("bob", call=lambda: next(called), patience=60.0, timeout=60.0)
+    with Link(bob, timeout=60.0) as there, contextlib.closing(link):
         there.send(about(5))
         assert link.exchange(5, about(5)) == about(5)
 
