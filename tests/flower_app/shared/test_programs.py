@@ -53,7 +53,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(name: str, folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A worker's process, and its address."""
     command = [sys.executable, "-m", "flower_app", "worker", name, str(folder / name)]
-    command += ["--patience", "2", *options]
+    command += ["--patience", "10", *options]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
