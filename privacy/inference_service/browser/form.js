@@ -70,7 +70,7 @@ function fault(text, low, high) {
   const value = numberOf(text);
   if (text.trim() === "") return "Fill in a number.";
   if (Number.isNaN(value)) return "Write a number, such as 0.5 or 0,5.";
-  const groups = text.match(/^\s*([-+\u2212]?\d{1,3}),(\d{3})\s*$/);
+  const groups = text.match(/^\s*([-+\u2212]?[1-9]\d{0,2}),(\d{3})\s*$/);
   if (groups) {
     const [, before, behind] = groups;
     return `This can mean two numbers: write ${before}${behind} or ${before}.${behind}.`;
