@@ -1,5 +1,7 @@
 /** The form of a model of numbers: for each a field with its name, its unit and its range. */
 
+import { outdated } from "./page.js";
+
 /** @typedef {import("./page.js").Model} Model */
 
 export class Input {
@@ -16,6 +18,7 @@ export class Input {
     for (let n = 0; n < contract.inputShape[0]; n++) {
       this.#add(`number-${n}`, features[n] ?? `Number ${n + 1}`, units[n], at(lows, n), at(highs, n));
     }
+    this.#form.addEventListener("input", outdated);
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       ask();

@@ -172,6 +172,7 @@ def test_fifty_images_are_answered_as_in_the_clear(
             for _ in range(2):
                 _with_the_mouse(page)
             assert sent == []
+            assert page.locator("#answer strong").count() == 0  # that was another drawing's
             page.get_by_role("button", name="Ask").click()
             told(page, re.compile("^Answered"))
             assert sent == ["POST"]
