@@ -46,6 +46,22 @@ release-check: $(READY) ## Install every extra into an empty environment, run th
 	$(BIN)/python -m tools.environments $(ARGS)
 	$(BIN)/python -m pytest tests/integration/test_examples_installed.py --empty-environment
 
+AUDIT := build/audit
+
+$(AUDIT)/.ready:
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet 'cyclonedx-bom>=7' 'pip-audit>=2.10'
+	@touch $@
+
+.PHONY: sbom
+sbom: $(READY) $(AUDIT)/.ready ## List every installed package, its version and licence in dist/sbom.json (CycloneDX)
+	@mkdir -p dist
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.json $(BIN)/python
+
+.PHONY: advisories
+advisories: $(READY) $(AUDIT)/.ready ## Ask PyPI for known vulnerabilities of the installed packages (needs the web)
+	$(AUDIT)/bin/pip-audit --strict --skip-editable --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
 .PHONY: check
 check: $(READY) ## Lint, format check and strict types
 	$(BIN)/ruff check .

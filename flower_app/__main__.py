@@ -24,6 +24,7 @@ COMMANDS = {
         "show which noise, rounds and sampling rates fit a budget, before any training",
     ),
     "certify": ("certify", "compare a trained model's encrypted answers with its own"),
+    "export": ("export", "describe a run's results for archives, as an RO-Crate"),
     "serve": ("serve", "answer encrypted questions to a trained model over HTTPS"),
     "ask": ("ask", "classify images with a service that sees none of them"),
     "share": ("share", "split a trained model between two workers, of whom neither learns it"),

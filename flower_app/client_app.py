@@ -8,17 +8,11 @@ any other.
 from functools import cache, partial
 from logging import ERROR, WARNING
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from flwr.supercore import log
-
-from privacy.imports import needing
-
-with needing("the app", extra="app"):
-    import torch
-    from torch import nn
 
 from flower_app.data import ClientData
 from flower_app.errors import DeclinedError, SettingError
@@ -39,21 +33,12 @@ from flower_app.training.silo_node import check_mode
 from flower_app.training.work import (
     check_same_task,
     client_share,
-    model_of,
     own_examples,
     without_examples,
 )
 from privacy.accounting.errors import LedgerError
-from privacy.training import (
-    ClientLedger,
-    ClipAndNoise,
-    ClipOnly,
-    FullBatch,
-    GradientDescent,
-    Payment,
-    pay,
-    train,
-)
+from privacy.imports import needing
+from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, FullBatch, pay
 from privacy.training.errors import LocalBudgetError
 from strategies import decline
 
@@ -117,8 +102,11 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     if settings.has_silos:
         return answer_as_silo(message, context, settings)
     check_same_task(message, settings)
+    # PyTorch, which takes seconds: a deployed node starts a process for every message.
+    with needing("the app", extra="app"):
+        from flower_app.training.local_steps import model_with, reply_with
     (arrays,) = message.content.array_records.values()
-    _model(settings, arrays)  # refuses another model, before anything is paid
+    model_with(settings, arrays)  # refuses another model, before anything is paid
     protection = _protection(settings)
     ledger = _own_ledger(settings, context)
     data = cache(partial(_usable_data, settings, context))
@@ -133,39 +121,13 @@ def train_on_own_data(message: Message, context: Context) -> Message:
         raise DeclinedError(_NO_LEDGER, str(error)) from error
     records = data()
     try:
-        reply = _trained(settings, arrays, records, payment)
+        reply = reply_with(settings, arrays, records, payment)
     except Exception as error:
         log(ERROR, "This node's data adds nothing to the round.", exc_info=error)
-        reply = _trained(settings, arrays, without_examples(settings), payment)
+        reply = reply_with(settings, arrays, without_examples(settings), payment)
     if ledger is not None and not settings.deployed:
         context.state[_LEDGER] = ConfigRecord(ledger.as_record())
     return Message(reply, reply_to=message)
-
-
-def _trained(
-    settings: Settings, arrays: ArrayRecord, data: ClientData, payment: Payment
-) -> RecordDict:
-    """The reply of a client with this data; without data, noise or the model as it was sent."""
-    if not len(data) and isinstance(payment.protection, ClipOnly):
-        # As of a skewed partition. The weight does not show it.
-        return _reply(settings, arrays, settings.weight_cap)
-    model = _model(settings, arrays)
-    result = train(
-        model,
-        (torch.from_numpy(data.inputs), torch.from_numpy(data.labels)),
-        loss=nn.functional.cross_entropy,
-        optimizer=GradientDescent(model.parameters(), learning_rate=settings.local_learning_rate),
-        protection=payment.protection,
-        batches=payment.batches,
-        ledger=payment,
-    )
-    return _reply(settings, ArrayRecord(model.state_dict()), result.weight)
-
-
-def _model(settings: Settings, arrays: ArrayRecord) -> nn.Module:
-    model = model_of(settings)
-    model.load_state_dict(arrays.to_torch_state_dict())
-    return model
 
 
 @app.query("encrypted_round")
@@ -179,13 +141,6 @@ def handle_encrypted_query(message: Message, context: Context) -> Message:
         return encrypted_node.answer_query(message, context, run_settings(context))
     except RoundError as error:
         raise DeclinedError(str(error)) from error
-
-
-def _reply(settings: Settings, arrays: ArrayRecord, weight: float) -> RecordDict:
-    reply = RecordDict({"arrays": arrays})
-    if settings.weight_cap:  # uniform weights need no count
-        reply["metrics"] = MetricRecord({"num-examples": weight})
-    return reply
 
 
 def _usable_data(settings: Settings, context: Context) -> ClientData:

@@ -35,6 +35,7 @@ EXTRAS: Mapping[str, frozenset[str]] = {
     "mlflow": frozenset({"mlflow"}),
     "wandb": frozenset({"wandb"}),
     "prometheus": frozenset({"prometheus_client"}),
+    "rocrate": frozenset({"rocrate"}),
 }
 """What each extra brings; under the empty name, what comes without any."""
 

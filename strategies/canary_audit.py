@@ -9,8 +9,9 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from flwr.app import ArrayRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 
 from privacy.accounting import Adjacency, CyclicGroups, Event, Poisson, Sampling
 from privacy.audit import (
@@ -18,6 +19,7 @@ from privacy.audit import (
     PrivacyCurve,
     audit,
     correlated_noise_p_values,
+    independent_cohorts_p_value,
     poisson_cohort_p_value,
     separation_p_value,
 )
@@ -80,7 +82,9 @@ class _CanaryApp(ClientApp):
         if canary < 0:
             return self._app(message, context)
         if not self._included[canary] or message.metadata.message_type != MessageType.TRAIN:
-            raise RuntimeError("this canary declines")
+            # An answer, not an exception: nothing went wrong that the log should show.
+            declines = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "this canary declines")
+            return Message(declines, reply_to=message)
         strategy = self._strategy
         schema = ModelSchema(message.content.array_records[strategy.record_keys.arrays])
         arrays = [array.copy() for array in schema.arrays]
@@ -183,7 +187,8 @@ def audit_strategy(
     - *less a second run*: the same, less what a second run without any canary did. It changes
       nothing where noise is fresh, and finds noise that comes from a seed or is used twice.
 
-    With Poisson sampling the sizes of the cohorts are tested too (within groups, of whole turns).
+    With Poisson sampling the sizes of the cohorts are tested too (within groups, of whole turns),
+    and without groups whether rounds draw their cohorts independently.
     With correlated noise a further run, whose clients send the model back as it came, shows the
     noise alone: its size, its factor, that no round is given another's, and that nobody is asked
     before its turn.
@@ -229,6 +234,7 @@ def audit_strategy(
     # Of both runs.
     claims: list[tuple[PrivacyReport, Sampling | CyclicGroups, tuple[Event, ...]]] = []
     cohort_sizes: list[int] = []
+    drawn: list[set[int]] = []
     another_population = (
         f"the strategy's population must be clients + canaries = {clients + canaries}"
     )
@@ -252,7 +258,9 @@ def audit_strategy(
         if report is None or report.population != clients + canaries:
             raise ValueError(another_population)
         claims.append((report, strategy.sampling, events))
-        sizes = [len(grid.cohorts.get(number, ())) for number in report.epsilon_by_round]
+        cohorts = [grid.cohorts.get(number, set()) for number in report.epsilon_by_round]
+        drawn.extend(cohorts)
+        sizes = [len(cohort) for cohort in cohorts]
         # Groups are no secret, and their sizes stay; a whole turn draws each client once.
         groups = getattr(strategy.sampling, "groups", 1)
         turns = range(0, len(sizes) - groups + 1, groups)
@@ -284,11 +292,20 @@ def audit_strategy(
             cohort_sizes, population=clients + canaries, rate=sampling.rate
         )
 
-    def correlated() -> dict[str, float]:
+    def further() -> dict[str, float]:
+        _, sampling, _ = claims[0]
+        p_values = {}
+        if isinstance(sampling, Poisson) and sampling.rate < 1 and drawn:
+            p_values["cohorts: rounds do not draw them independently"] = (
+                independent_cohorts_p_value(
+                    drawn, population=clients + canaries, rate=sampling.rate
+                )
+            )
         with tempfile.TemporaryDirectory(prefix="audit-") as folder:
             strategy = make_strategy(Path(folder))
             nodes = clients + canaries
-            return _noise_alone(strategy, initial_arrays, nodes=nodes, rounds=num_rounds)
+            alone = _noise_alone(strategy, initial_arrays, nodes=nodes, rounds=num_rounds)
+        return p_values | alone
 
     return audit(
         run,
@@ -299,7 +316,7 @@ def audit_strategy(
         guesses=guesses,
         curve=curve,
         cohort_p_value=cohorts,
-        p_values=correlated,
+        p_values=further,
         randomness=source,
     )
 

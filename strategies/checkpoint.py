@@ -59,7 +59,7 @@ class Checkpointing:
         True: go on from ``path`` if it is there, else begin. A path: go on from that checkpoint,
         which must be there. The interrupted round is played again, with fresh randomness, and paid
         again. Under secure aggregation against a malicious server, clients that had endorsed its
-        sum decline it with others than those (``docs/how-to/secure-aggregation.md``). Default:
+        sum decline it with others than those (``docs/explanation/secure-sums.md``). Default:
         begin; but ``start`` refuses to where ``path`` holds an unfinished run with the same
         settings. Where a strategy is started again, a path no longer counts: it begins, or is
         refused.

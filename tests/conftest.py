@@ -14,21 +14,33 @@ settings.register_profile("short", TIMELESS, max_examples=100)
 settings.register_profile("long", TIMELESS, max_examples=500)
 settings.load_profile("short")
 
-DEPLOYMENTS = ("tests/integration/test_faults.py", "tests/integration/test_deploy.py")
-SMALL_RUN = ("tests/flower_app/test_run.py", "tests/flower_app/report/test_report.py")
+# Minutes each, of processes of Flower's; what else starts those takes turns in a third group.
+ALONE = ("tests/integration/test_faults.py", "tests/integration/test_deploy.py")
+LONG = (
+    "tests/integration/",
+    "tests/test_tutorials.py",
+    "tests/strategies/test_examples.py",
+    "tests/privacy/inference/",
+    "tests/flower_app/",
+)
+SMALL_RUN = (
+    "tests/flower_app/test_run.py",
+    "tests/flower_app/commands/test_export.py",
+    "tests/flower_app/report/test_report.py",
+)
 
 
 class ModulesTogether(LoadScopeScheduling):
-    """A module's tests go to one process, and so do all tests that start deployments, or Ray.
+    """A module's tests go to one process, and so do all that start simulations, with Ray.
 
-    Each of those is many processes: so at most one deployment and one simulation run at a time.
+    Each of those is many processes: so at most one simulation and two deployments run at a time.
     Modules that look at the same run of the app share a process too: it is made once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.split("::")[0]
         if module.startswith("tests/integration/"):
-            return "deployments" if module in DEPLOYMENTS else "simulations"
+            return module if module in ALONE else "simulations"
         return "small run" if module in SMALL_RUN else module
 
 
@@ -38,8 +50,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesTo
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with what takes longest."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/integration/"))
+    """Start with what takes longest, so that no process is left alone with it at the end."""
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

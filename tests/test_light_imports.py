@@ -174,9 +174,9 @@ def test_the_command_line_answers_without_pytorch() -> None:
     assert not modules & ({"torch"} | ENCRYPTION | ACCOUNTING | SIMULATION | PICTURES)
 
 
-def test_the_client_app_loads_scipy_only_for_a_message_that_needs_it() -> None:
+def test_the_client_app_loads_scipy_and_pytorch_only_for_a_message_that_needs_them() -> None:
     modules = loaded("import sys, flower_app.client_app\nprint(*sys.modules)")
-    assert not {name for name in modules if name.split(".")[0] == "scipy"}
+    assert not {name for name in modules if name.split(".")[0] in ("scipy", "torch")}
 
 
 def test_encrypted_inference_loads_no_other_library_of_models() -> None:

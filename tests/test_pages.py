@@ -31,7 +31,7 @@ PACKAGES = ("privacy", "strategies", "flower_app")
 @pytest.mark.parametrize(
     ("page", "says"),
     [
-        ("strategy.md", "Privacy"),
+        ("strategy.md", "for one client of 100"),
         ("client-training.md", "weight=60"),
         ("secure-aggregation.md", "the sum is right"),
         ("encrypted-inference.md", "ring degree"),

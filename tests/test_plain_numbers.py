@@ -53,6 +53,7 @@ from privacy.audit import (
     correlated_noise_p_values,
     curve_p_value,
     epsilon_lower_bound,
+    independent_cohorts_p_value,
     judge,
     match_gradient,
     mu_lower_bound,
@@ -383,6 +384,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "curve_p_value": (partial(curve_p_value, PrivacyCurve(((1.0, 1e-5),))), COUNTED),
     "privacy_curve": (partial(privacy_curve, EVENTS), {"delta": 0.25}),
     "p_value": (p_value, {**GUESSED, "epsilon": 1.0}),
+    "independent_cohorts_p_value": (  # of one round, for otherwise it is simulated
+        partial(independent_cohorts_p_value, [{1, 2}]),
+        {"population": 10, "rate": 0.5},
+    ),
     "poisson_cohort_p_value": (
         lambda sizes, **given: poisson_cohort_p_value([sizes, 4], **given),
         {"sizes": 3, "population": 10, "rate": 0.5},

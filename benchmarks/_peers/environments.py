@@ -59,6 +59,30 @@ PEERS = (
     ),
 )
 
+JAX_PRIVACY = Peer(
+    "factors",
+    "jax_privacy",
+    (
+        "jax_privacy==2.0.0",
+        "jax==0.10.2",
+        "jaxlib==0.10.2",
+        "absl-py==2.5.1",
+        "annotated-types==0.8.0",
+        "chex==0.1.92",
+        "dm-tree==0.1.10",
+        "ml_dtypes==0.6.0",
+        "opt_einsum==3.4.0",
+        "optax==0.2.8",
+        "pydantic==2.14.4",
+        "pydantic_core==2.50.5",
+        "toolz==1.2.0",
+        "typing_extensions==4.16.0",
+        "typing-inspection==0.4.5",
+        "wrapt==2.5.2",
+    ),
+)
+"""Of whom factors of correlated noise are asked."""
+
 
 def interpreter(peer: Peer, *, make: bool, log: Log) -> Path:
     """The peer's Python, in an environment that is made once and reused.

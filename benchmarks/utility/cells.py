@@ -94,7 +94,11 @@ _RATES: dict[tuple[str, str], dict[float, float]] = {
     (INDEPENDENT, "hog-linear"): {8.0: 30, 3.0: 12, 2.0: 8.5, 1.0: 5.5},
     (BANDED, "hog-linear"): {8.0: 70, 3.0: 40, 2.0: 30, 1.0: 14},
     (AMPLIFIED, "hog-linear"): {8.0: 80, 3.0: 35, 2.0: 28, 1.0: 18},
-    (BUFFERED, "hog-linear"): {8.0: 70, 3.0: 40, 2.0: 30, 1.0: 14},
+    (BUFFERED, "hog-linear"): {8.0: 60, 3.0: 30, 2.0: 25, 1.0: 11},
+    (INDEPENDENT, "cnn"): {3.0: 1.5, 1.0: 0.3},
+    (BANDED, "cnn"): {3.0: 4, 1.0: 1},
+    (AMPLIFIED, "cnn"): {3.0: 4, 1.0: 1.7},
+    (BUFFERED, "cnn"): {3.0: 4, 1.0: 1},
 }
 TURNS = tuple(
     in_turns(arm, model, e, rate)

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import _pictures
-from benchmarks.utility.cells import AMPLIFIED, BANDED, CELLS, INDEPENDENT, TURNS, Cell
+from benchmarks.utility.cells import AMPLIFIED, BANDED, BUFFERED, CELLS, INDEPENDENT, TURNS, Cell
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 TURNS_BEGIN, TURNS_END = "<!-- in turns: begin -->", "<!-- in turns: end -->"
@@ -40,20 +40,16 @@ def table(cells: Figures) -> str:
 
 def turns_table(cells: Figures) -> str:
     """A Markdown table of accuracies with and without secret cohorts, a line for each ε."""
-    arms = (INDEPENDENT, BANDED, "disjoint", AMPLIFIED)
-    case = {
-        (cell.protocol, cell.budget.epsilon): cell.case
-        for cell in CELLS + TURNS
-        if cell.model == "hog-linear"
-    }
+    arms = (INDEPENDENT, BANDED, BUFFERED, "disjoint", AMPLIFIED)
+    case = {(cell.model, cell.budget.epsilon, cell.protocol): cell.case for cell in CELLS + TURNS}
     lines = [
-        "| ε | no secret: independent noise | no secret: banded | secret: Poisson "
-        "| secret: banded, drawn within groups |",
-        "|---|---|---|---|---|",
+        "| model | ε | no secret: independent noise | no secret: banded | no secret: BLT "
+        "| secret: Poisson | secret: banded, drawn within groups |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for epsilon in (8.0, 3.0, 2.0, 1.0):
-        shown = [_accuracy(cells.get(case[arm, epsilon])) for arm in arms]
-        lines.append("| " + " | ".join([f"{epsilon:g}", *shown]) + " |")
+    for model, epsilon in dict.fromkeys((cell.model, cell.budget.epsilon) for cell in TURNS):
+        shown = [_accuracy(cells.get(case.get((model, epsilon, arm), ""))) for arm in arms]
+        lines.append("| " + " | ".join([model, f"{epsilon:g}", *shown]) + " |")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseErro
 from privacy.inference_service import KeyFile, OwnerSession, ServiceClient
 from privacy.inference_service.errors import KeyFileError, KeyFileInUseError, ServiceError
 from privacy.json_text import read_json
+
+if TYPE_CHECKING:
+    from privacy.shared_inference import Plan as SharedPlan
 
 _PASSPHRASE, _TOKEN = "BLOOMSEAL_PASSPHRASE", "BLOOMSEAL_TOKEN"
 
@@ -198,7 +201,6 @@ def _ask_workers(options: argparse.Namespace) -> int:
         "--ca": options.ca,
         "--token-file": options.token_file,
         "--keys": options.keys,
-        "--task": options.task,
         "--plan": options.plan,
     }
     switches = {
@@ -208,16 +210,25 @@ def _ask_workers(options: argparse.Namespace) -> int:
     strange = [name for name, value in (named | switches).items() if value]
     if strange:
         raise AskError(f"{strange[0]} is for a service; --shared takes all from its folder")
-    from flower_app.commands.ask_shared import ask_workers
+    from flower_app.commands.ask_shared import ask_workers, shared_spec
 
-    files, missing = _files(options.images, None)
+    task = None if options.task is None else read_task(options.task)
+    files, missing = _files(options.images, task)
     if not files:
         return 1
+
+    def questions(plan: "SharedPlan") -> Iterator[Question]:
+        spec = shared_spec(plan, task)
+        if task is not None:
+            return own_questions(files, task, notify=_notify)
+        return _encoded(_all_images(files, options.fit), spec)
+
     failed = ask_workers(
         options.url,
         options.shared,
-        _all_images(files, options.fit),
+        questions,
         len(files),
+        names=task.class_names if task else (),
         top=options.top,
         as_json=options.json,
     )

@@ -1,34 +1,35 @@
-"""``ask --shared``: images to two workers, of whom neither sees them."""
+"""``ask --shared``: images, or rows, to two workers, of whom neither sees them."""
 
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.data import encode
+from flower_app.commands.own_questions import Question
 from flower_app.errors import CommandFailedError, DataError
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.shared.folders import PartyFolder
+from flower_app.tasks import Task, task_spec
+from privacy.inference.input_range import input_range
 from privacy.shared_inference import Address, DataOwner, Plan, RemoteWorkers
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
-
-Image = NDArray[np.uint8] | DataError
 
 
 def ask_workers(
     workers: str,
     folder: Path,
-    images: Iterator[tuple[int, str, Image]],
+    questions: Callable[[Plan], Iterator[Question]],
     files: int,
     *,
+    names: Sequence[str],
     top: int | None,
     as_json: bool,
 ) -> int:
-    """Ask about each image, one a question; the number of images without an answer.
+    """Ask about each input, one a question; the number of those without an answer.
 
     Parameters
     ----------
@@ -36,6 +37,10 @@ def ask_workers(
         Alice's and bob's ``host:port``, with a comma between them.
     folder : path
         The data owner's, from ``provider begin``.
+    questions : callable
+        Gives the inputs, for the session's plan.
+    names : sequence of str
+        What the classes are called; none for their numbers.
 
     Raises
     ------
@@ -51,7 +56,7 @@ def ask_workers(
         ) from error
     own = PartyFolder(folder)
     plan, context = own.plan(), own.context(listens=False)
-    spec = _spec(plan)
+    asked = questions(plan)
     if top is not None and (plan.answer != "logits" or top > plan.logits):
         raise CommandFailedError(
             f"--top is {top}; this session's workers answer with "
@@ -63,39 +68,51 @@ def ask_workers(
         raise CommandFailedError(f"{folder}: {error}") from error
     try:
         with RemoteWorkers(owner, alice=alice, bob=bob, context=context) as remote:
-            return _ask_all(remote, plan, spec, images, files, top=top or 1, as_json=as_json)
+            return _ask_all(remote, plan, asked, files, names, top=top or 1, as_json=as_json)
     finally:
         owner.close()
 
 
-def _spec(plan: Plan) -> ModelSpec:
-    """The model of the app whose inputs a plan takes."""
-    for spec in MODELS.values():
-        if (spec.shape, (spec.low, spec.high)) == (plan.input_shape, plan.input_range):
+def shared_spec(plan: Plan, task: Task | None) -> ModelSpec:
+    """The inputs of a plan: those of the task, or without one of a model of the app's.
+
+    Raises
+    ------
+    CommandFailedError
+        If the plan takes others.
+    """
+    for spec in [task_spec(task)] if task else MODELS.values():
+        declared = input_range("input_range", (spec.low, spec.high), spec.shape)
+        if (spec.shape, declared, spec.classes) == (
+            plan.input_shape,
+            plan.input_range,
+            plan.logits,
+        ):
             return spec
+    whose = f"the task {task.name} does not have" if task else "no model here has; give --task FILE"
     raise CommandFailedError(
-        f"the plan is for inputs of shape {plan.input_shape}, which no model here has"
+        f"the plan is for inputs of shape {plan.input_shape} and {plan.logits} classes, in ranges "
+        f"which {whose}"
     )
 
 
 def _ask_all(
     remote: RemoteWorkers,
     plan: Plan,
-    spec: ModelSpec,
-    images: Iterator[tuple[int, str, Image]],
+    questions: Iterator[Question],
     files: int,
+    names: Sequence[str],
     *,
     top: int,
     as_json: bool,
 ) -> int:
     answered, failed, seconds = 0, 0, []
-    for number, name, image in images:
+    for number, name, inputs in questions:
         try:
-            if isinstance(image, DataError):
-                raise image
+            if isinstance(inputs, DataError):
+                raise inputs
             begun = time.perf_counter()
-            inputs = encode(image[None], spec.kind)
-            classes = _classes(remote, plan, inputs, top)
+            classes = _classes(remote, plan, inputs[None], top)
             seconds.append(time.perf_counter() - begun)
         except MaterialError as error:
             raise CommandFailedError(str(error)) from error
@@ -108,10 +125,12 @@ def _ask_all(
             continue
         answered += 1
         if as_json:
-            print(json.dumps({"image": name, "classes": classes}), flush=True)
+            named = {"names": [names[label] for label in classes]} if names else {}
+            print(json.dumps({"image": name, "classes": classes} | named), flush=True)
         else:
             place = f"[{number:>{len(str(files))}}/{files}] " if files > 1 else ""
-            print(f"{place}{name}: {' '.join(map(str, classes))}", flush=True)
+            shown = ", ".join(names[label] for label in classes) if names else ""
+            print(f"{place}{name}: {shown or ' '.join(map(str, classes))}", flush=True)
     middle = f"; {1000 * float(np.median(seconds)):.1f} ms a question" if seconds else ""
     print(f"{answered} answered, {failed} not{middle}", file=sys.stderr)
     return failed

@@ -7,6 +7,7 @@ from typing import Any
 
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS, ModelSpec
+from flower_app.tasks import read_task, task_spec
 from privacy.files import write_durably
 from privacy.inference import InputContract
 from privacy.inference_service import Page
@@ -28,7 +29,10 @@ def add_command(commands: Any) -> None:
         help="to write into, or the one file",
     )
     models = sorted(name for name, spec in MODELS.items() if spec.in_ckks)
-    parser.add_argument("model", choices=models, help="that the service has")
+    parser.add_argument("model", nargs="?", choices=models, help="that the service has, or")
+    parser.add_argument(
+        "--task", type=Path, metavar="FILE", help="task.toml of a table that it was trained for"
+    )
     parser.add_argument(
         "--service", required=True, metavar="URL", help="of the service, https://host:port"
     )
@@ -38,8 +42,11 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the files; a folder, file or URL that cannot be used is a SettingError."""
     output: Path = options.output
+    if (options.model is None) == (options.task is None):
+        raise SettingError("give the name of a model, or --task FILE, and one of them alone")
+    spec = MODELS[options.model] if options.model else _table_spec(options.task)
     try:
-        page = page_of(MODELS[options.model], service=options.service)
+        page = page_of(spec, service=options.service)
         if output.suffix == ".html":
             write_durably(output, page.single_file, mode=0o644)
         else:
@@ -49,6 +56,13 @@ def run(options: argparse.Namespace) -> int:
         raise SettingError(str(error)) from error
     print(f"{hashlib.sha256(output.read_bytes()).hexdigest()}  {output}")
     return 0
+
+
+def _table_spec(path: Path) -> ModelSpec:
+    task = read_task(path)
+    if task.pictures:
+        raise SettingError(f"{path} is of pictures, for which there is no page")
+    return task_spec(task)
 
 
 def page_of(spec: ModelSpec, *, service: str = "") -> Page:

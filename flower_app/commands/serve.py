@@ -32,6 +32,7 @@ from privacy.inference_service import (
 )
 from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
+from privacy.inference_service.page import check_origins
 
 _DEFAULTS = ServiceLimits()
 
@@ -136,6 +137,10 @@ def run(options: argparse.Namespace) -> int:
     """Serve until ended; a wrong option, folder or file, or a taken port, is a SettingError."""
     model = _from_file(options.model) if options.model.is_file() else _from_run(options.model)
     limits = _limits(options)
+    try:
+        check_origins(options.origin)
+    except ValueError as error:
+        raise SettingError(f"--{error}") from error
     memory = None if options.worker_memory is None else options.worker_memory << 20
 
     used: list[int] = []

@@ -7,9 +7,10 @@ from typing import Any
 from flower_app.encrypted.evaluator import load_model
 from flower_app.errors import CommandFailedError, SettingError
 from flower_app.models.specs import MODELS
-from flower_app.report.results_folder import trained_model
+from flower_app.report.results_folder import task_beside, trained_model
 from flower_app.shared.folders import PartyFolder, write_secret
 from flower_app.shared.model import compile_shared, write_shares
+from flower_app.tasks import task_spec
 
 
 def add_command(commands: Any) -> None:
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         If a file is missing, damaged or there already.
     """
     name, weights = trained_model(options.results)
-    model = load_model(name, weights)
+    model, task = load_model(name, weights), task_beside(weights)
     if options.verb == "plan":
         batch, answer = options.batch_size, options.answer
     else:
@@ -64,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
         plan = folder.plan()
         batch, answer = plan.batch_size, plan.answer
     try:
-        compiled = compile_shared(model, MODELS[name], batch_size=batch, answer=answer)
+        spec = task_spec(task) if task else MODELS[name]
+        compiled = compile_shared(model, spec, batch_size=batch, answer=answer)
     except ValueError as error:
         raise SettingError(f"the model cannot be shared: {error}") from error
     if options.verb == "plan":

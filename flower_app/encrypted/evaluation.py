@@ -51,9 +51,10 @@ def check_model_can_be_encrypted(
     try:
         compile_it(copied, spec)
     except ValueError as error:
+        shared = ", or set encrypted-backend = 'shared'" * (compile_it is compile_app_model)
         raise SettingError(
             f"model = {spec.name!r} cannot be evaluated under encryption ({error}); choose "
-            "another model, or set encrypted-backend = 'shared', or encrypted-test-images = 0"
+            f"another model{shared}, or encrypted-test-images = 0"
         ) from error
 
 

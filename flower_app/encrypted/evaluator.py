@@ -8,7 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -83,9 +85,14 @@ def compile_app_model(model: nn.Sequential, spec: ModelSpec) -> CompiledModel:
         model,
         input_shape=spec.shape,
         input_range=(spec.low, spec.high),
-        sample=None if spec.kind == "own" else encode(drawn_images(), spec.kind),
+        sample=public_sample(spec),
         class_names=spec.class_names or None,
     )
+
+
+def public_sample(spec: ModelSpec) -> NDArray[np.float32] | None:
+    """Typical inputs that are nobody's: images that are drawn by rule; None for users' own data."""
+    return None if spec.kind == "own" else encode(drawn_images(), spec.kind)
 
 
 if __name__ == "__main__":

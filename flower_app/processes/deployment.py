@@ -30,6 +30,8 @@ from privacy.json_text import read_json
 
 CONNECTION = "deployment"
 _ONLINE_SECONDS = 300.0
+_ASK_SECONDS = 10.0
+_ADMITTED = "SuperNode ID"  # in the log of a SuperNode that the SuperLink has let in
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,21 @@ class Deployment:
         RunFailedError
             If one is not after five minutes, with the end of its log.
         """
-        deadline = time.monotonic() + _ONLINE_SECONDS
-        while missing := set(names) - self.online():
-            if time.monotonic() > deadline:
-                name = min(missing)
-                words = (self.folder / name / "supernode.log").read_text(errors="replace")
-                raise RunFailedError(f"{name} did not come online. Its log ends:\n{words[-1500:]}")
+        begun = time.monotonic()
+        ask = begun + _ASK_SECONDS
+        while True:
+            # Each question starts a command, which takes a second of a processor that the
+            # SuperNodes need to start. So their own logs are looked at first.
+            if all(_ADMITTED in self._log(name) for name in names) or time.monotonic() > ask:
+                missing = set(names) - self.online()
+                if not missing:
+                    return
+                if time.monotonic() > begun + _ONLINE_SECONDS:
+                    name = min(missing)
+                    raise RunFailedError(
+                        f"{name} did not come online. Its log ends:\n{self._log(name)[-1500:]}"
+                    )
+                ask = time.monotonic() + _ASK_SECONDS
             time.sleep(0.5)
 
     def online(self) -> set[str]:
@@ -247,6 +258,11 @@ class Deployment:
             end_group(process)
         for name in names:
             end_detached(self.folder / name)
+
+    def _log(self, name: str) -> str:
+        """What a SuperNode has written; empty before its first line."""
+        log = self.folder / name / "supernode.log"
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def _environment(self, party: str) -> dict[str, str]:
         home = self.folder / party

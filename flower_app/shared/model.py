@@ -1,10 +1,10 @@
-"""A model of the app, compiled for shares, and split between the workers."""
+"""A run's model, compiled for shares, and split between the workers."""
 
 from pathlib import Path
 
 from torch import nn
 
-from flower_app.data import drawn_images, encode
+from flower_app.encrypted.evaluator import public_sample
 from flower_app.errors import CommandFailedError
 from flower_app.models.specs import ModelSpec
 from flower_app.shared.folders import PartyFolder, write_secret
@@ -15,7 +15,7 @@ from privacy.shared_inference.errors import MessageError
 def compile_shared(
     model: nn.Sequential, spec: ModelSpec, *, batch_size: int = 1, answer: str = "logits"
 ) -> SharedModel:
-    """Compile a model of the app, its tolerance that of images which are drawn by rule.
+    """Compile a run's model, its tolerance that of images drawn by rule, or of the whole range.
 
     The plan depends on nobody's data: whoever compiles the model gets the same one.
     """
@@ -23,7 +23,7 @@ def compile_shared(
         model,
         input_shape=spec.shape,
         input_range=(spec.low, spec.high),
-        sample=encode(drawn_images(), spec.kind),
+        sample=public_sample(spec),
         batch_size=batch_size,
         answer=answer,
     )

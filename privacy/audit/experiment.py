@@ -1,8 +1,9 @@
 """One audit: flip the canaries' coins, run, guess the coins, and bound ε."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from privacy.arguments import maybe_infinite, number, whole
 from privacy.audit.statistics import epsilon_lower_bound
 from privacy.audit.trade_off import PrivacyCurve, curve_p_value, mu_lower_bound
 from privacy.mechanisms import Randomness, SystemRandomness
+
+_log = logging.getLogger(__name__)
 
 Scores = NDArray[np.float64]
 Run = Callable[[NDArray[np.bool_]], Mapping[str, Scores]]
@@ -65,6 +68,8 @@ class AuditResult:
         How unusual it was that the noise where no canary is was so small, likewise.
     p_values : dict of str to float
         Of further tests, by what a small one says.
+    blind : bool
+        Whether no guesses could have contradicted the claim, not even if all had been right.
     """
 
     claimed_epsilon: float
@@ -75,6 +80,7 @@ class AuditResult:
     cohort_p_value: float | None = None
     noise_p_value: float | None = None
     p_values: dict[str, float] = field(default_factory=dict)
+    blind: bool = False
 
     @property
     def epsilon_lower(self) -> float:
@@ -96,8 +102,7 @@ class AuditResult:
     @property
     def findings(self) -> tuple[str, ...]:
         """The contradictions of the claim, in words."""
-        findings = [self._contradiction(attack) for attack in self.attacks]
-        findings = [finding for finding in findings if finding]
+        findings = [self._words(attack) for attack in self.attacks if self.contradicts(attack)]
         p_values = {
             "cohorts: their sizes are not those of Poisson sampling": self.cohort_p_value,
             "noise: there is less of it than is claimed": self.noise_p_value,
@@ -107,18 +112,19 @@ class AuditResult:
         findings += [f"{says} (p = {p:.2g})" for says, p in known.items() if p < self._share]
         return tuple(findings)
 
-    def _contradiction(self, attack: Attack) -> str:
-        """What the guesses contradict: the curve if there is one, else the ε at the one δ."""
+    def contradicts(self, attack: Attack) -> bool:
+        """Whether the guesses contradict the curve if there is one, else the ε at the one δ."""
+        if attack.curve_p_value is None:
+            return attack.epsilon_lower > self.claimed_epsilon
+        return attack.curve_p_value < self._share
+
+    def _words(self, attack: Attack) -> str:
         right = f"{attack.name}: {attack.correct} of {attack.guesses} guesses are right"
         if attack.curve_p_value is None:
-            if attack.epsilon_lower <= self.claimed_epsilon:
-                return ""
             return (
                 f"{right}, so ε ≥ {attack.epsilon_lower:.3f}, and {self.claimed_epsilon:.3f} was "
                 "claimed"
             )
-        if attack.curve_p_value >= self._share:
-            return ""
         return (
             f"{right}, which has a probability of {attack.curve_p_value:.2g} at most under the "
             f"claimed ε = {self.claimed_epsilon:.3f}"
@@ -246,36 +252,43 @@ def judge(
         name: number(name, value, least=0, most=1) for name, value in (p_values or {}).items()
     }
     tests = len(scores) + (cohort_p_value is not None) + (noise_p_value is not None) + len(further)
-    attacks = []
-    for name, values in scores.items():
-        correct = count_correct(values, included, guesses=count)
-        lower = epsilon_lower_bound(
-            canaries=canaries,
-            guesses=count,
-            correct=correct,
-            delta=delta,
-            confidence=1 - (1 - confidence) / tests,
+
+    def attack(name: str, correct: int) -> Attack:
+        counts = {"canaries": canaries, "guesses": count, "correct": correct}
+        share = 1 - (1 - confidence) / tests
+        return Attack(
+            name,
+            count,
+            correct,
+            epsilon_lower_bound(**counts, delta=delta, confidence=share),
+            mu_lower_bound(**counts, confidence=share),
+            None if curve is None else curve_p_value(curve, **counts),
         )
-        mu = mu_lower_bound(
-            canaries=canaries,
-            guesses=count,
-            correct=correct,
-            confidence=1 - (1 - confidence) / tests,
-        )
-        p = None
-        if curve is not None:
-            p = curve_p_value(curve, canaries=canaries, guesses=count, correct=correct)
-        attacks.append(Attack(name, count, correct, lower, mu, p))
-    return AuditResult(
+
+    result = AuditResult(
         claimed_epsilon,
         delta,
         confidence,
         canaries,
-        tuple(attacks),
+        tuple(
+            attack(name, count_correct(values, included, guesses=count))
+            for name, values in scores.items()
+        ),
         cohort_p_value,
         noise_p_value,
         further,
     )
+    if claimed_epsilon < math.inf and not result.contradicts(attack("all right", count)):
+        _log.warning(
+            "This audit is blind: with %d guesses about %d canaries, not even right guesses alone "
+            "would contradict the claimed ε = %.3f at δ = %g. Give more canaries or more guesses.",
+            count,
+            canaries,
+            claimed_epsilon,
+            delta,
+        )
+        return replace(result, blind=True)
+    return result
 
 
 def audit(

@@ -22,7 +22,7 @@ from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.keys import KeyStore
 from privacy.inference_service.limits import Clock, QueueSlots, RateLimiter, ServiceLimits
 from privacy.inference_service.metrics import CONTENT_TYPE, Metrics
-from privacy.inference_service.page import Page, add_page
+from privacy.inference_service.page import Page, add_page, check_origins
 from privacy.inference_service.questions import Questions
 from privacy.inference_service.refusals import refusal_of
 from privacy.inference_service.tokens import Authentication, Caller, TokenFile
@@ -80,10 +80,16 @@ def create_app(
         ``null`` stands for files on a disk, and for whatever page hides its origin.
     clock : callable
         For rates and expiry.
+
+    Raises
+    ------
+    ValueError
+        If an origin is none: a pattern, without its scheme, or with a path.
     """
+    check_origins(origins)
     app = _Service(pool, authentication, limits or ServiceLimits(), clock).app
     if page is not None:
-        add_page(app, page)
+        add_page(app, page, copies="null" in origins)
     if origins:
         app.add_middleware(
             CORSMiddleware,

@@ -8,15 +8,18 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI, Request, Response
 
 from privacy.arguments import of_kind
 from privacy.inference import InputContract
+from privacy.inference_service.client import is_loopback
+from privacy.inference_service.errors import ServiceError
 
 Inputs = Literal["hog", "pixels", "numbers"]
 
@@ -39,11 +42,15 @@ _OWNER = (
     "release",
     "owner",
 )
-_PAGE = ("vault", "worker", "session", "features", "picture", "pad", "form", "page")
-_MODULES = (*(f"owner/{name}.js" for name in _OWNER), *(f"{name}.js" for name in _PAGE))
-"""Each behind those that it imports."""
+_PAGE = ("vault", "worker", "session", "page")
+_DRAWING = ("features", "picture", "pad", "drawing")
 _COMMENT = re.compile(r"/\*\*.*?\*/", re.DOTALL)
 _REMARK_OR_INDENT = re.compile(r"^[ \t]*//.*|^[ \t]+|[ \t]+$", re.MULTILINE)
+_LINE_WITHOUT_TEXT = re.compile(r"""^[^"'`/\n]+$""", re.MULTILINE)
+_SPACE_OF_CODE = re.compile(r" *([=!?:,;*<>&|(){}\[\]]) *")
+_SPACE_OF_STYLE = re.compile(r"\s*([{}:;,])\s*")
+# What stands in a Content-Security-Policy is a host, and no pattern of hosts.
+_HOST_AND_PORT = re.compile(r"(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:]+\])(?::\d{1,5})?")
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -112,13 +119,20 @@ class Page:
             count = len(getattr(self, name))
             if count not in (0, shape[0]):
                 raise ValueError(f"{name} has {count} entries for {shape[0]} numbers")
-        if self.service and _origin(self.service) is None:
-            raise ValueError(f"service is {self.service!r}; write https://host:port")
+        if self.service:
+            parsed = _parsed(self.service)
+            if parsed is None or parsed.query or parsed.fragment or parsed.userinfo:
+                raise ValueError(f"service is {self.service!r}; write https://host:port")
+            if parsed.scheme == "http" and not is_loopback(parsed.host):
+                raise ValueError(
+                    f"service is {self.service!r}, without TLS: whoever listens could take tokens "
+                    "and forge messages; write https://host:port"
+                )
 
     @property
     def files(self) -> Mapping[str, bytes]:
         """The files by their paths, ``index.html`` first; scripts without their comments."""
-        scripts, boot, style = _scripts(_MODULES), _script("boot.js"), _source("page.css")
+        scripts, boot, style = self._scripts(), _script("boot.js"), _style("page.css")
         of_boot = f'src="{_ROOT}boot.js" integrity="{_sha384(boot)}"'
         text = self._index(
             policy=self.policy,
@@ -145,7 +159,7 @@ class Page:
             raise ValueError(
                 "a page in one file has no server; name the service, https://host:port"
             )
-        scripts, boot, style = _scripts(_MODULES), _script("boot.js"), _source("page.css")
+        scripts, boot, style = self._scripts(), _script("boot.js"), _style("page.css")
         return self._index(
             policy=self._policy(
                 scripts=f"'{_sha384(boot)}'", styles=f"'{_sha384(style)}'", data="blob:"
@@ -158,6 +172,12 @@ class Page:
             + f'<script type="module">{boot.decode()}</script>',
             scripts=scripts,
         )
+
+    def _scripts(self) -> dict[str, bytes]:
+        """The modules, each behind those that it imports; how inputs are made comes last."""
+        of_inputs = ("form",) if self.inputs == "numbers" else _DRAWING
+        names = (*(f"owner/{name}" for name in _OWNER), *_PAGE, *of_inputs)
+        return {f"{name}.js": _script(f"{name}.js") for name in names}
 
     def _index(self, *, policy: str, style: str, boot: str, scripts: Mapping[str, bytes]) -> bytes:
         data = {
@@ -193,7 +213,7 @@ class Page:
         return self._policy(scripts="'self'", styles="'self'", data="'self'")
 
     def _policy(self, *, scripts: str, styles: str, data: str) -> str:
-        origin = _origin(self.service) if self.service else None
+        origin = origin_of(self.service)
         connect = f"{data} {origin}" if origin else data
         return (
             f"default-src 'none'; script-src {scripts} blob:; worker-src blob:; "
@@ -214,8 +234,12 @@ class Page:
             path.write_bytes(content)
 
 
-def add_page(app: FastAPI, page: Page) -> None:
-    """Serve a page at ``/``, to everybody: it holds no secret."""
+def add_page(app: FastAPI, page: Page, *, copies: bool = False) -> None:
+    """Serve a page at ``/``, to everybody: it holds no secret.
+
+    With ``copies`` also as one file, at ``/copy.html?service=``, with the address of this service
+    as the browser has it.
+    """
     policy = f"{page.policy}; frame-ancestors 'none'"
 
     def add(name: str, content: bytes) -> None:
@@ -233,31 +257,68 @@ def add_page(app: FastAPI, page: Page) -> None:
     for name, content in page.files.items():
         add(name, content)
 
+    @app.get("/copy.html", name="copy")
+    async def copy(request: Request, service: str = "") -> Response:
+        if not copies:
+            reason = "this service lets no page ask that is a file on a disk"
+            raise ServiceError("no-copy", 404, reason, "its operator can, with --origin null")
+        # For no other service: nobody's link gets a file from here that asks elsewhere.
+        asked = request.headers.get("host", "").lower()
+        if urlsplit(service).netloc != asked:
+            raise ServiceError("no-copy", 400, "this is another service", "open its own page")
+        try:
+            content = replace(page, service=service).single_file
+        except ValueError as error:
+            raise ServiceError(
+                "no-copy", 400, str(error), "open the page at such an address"
+            ) from error
+        names = {"Content-Disposition": 'attachment; filename="page.html"'}
+        return Response(content, media_type="text/html; charset=utf-8", headers=_HEADERS | names)
+
 
 def _source(name: str) -> bytes:
-    return (_FOLDER / name).read_bytes()
+    """A file, with the same bytes wherever it was checked out."""
+    return (_FOLDER / name).read_bytes().replace(b"\r\n", b"\n")
 
 
 def _script(name: str) -> bytes:
-    """A script without comments and indentation, a third of its weight."""
+    """A script without comments, and without most spaces: half of its weight.
+
+    Lines in which a text, a template or a regular expression could stand keep their spaces.
+    """
     bare = _REMARK_OR_INDENT.sub("", _COMMENT.sub("", _source(name).decode()))
-    return re.sub(r"\n{2,}", "\n", bare).lstrip("\n").encode()
+    dense = _LINE_WITHOUT_TEXT.sub(lambda line: _SPACE_OF_CODE.sub(r"\1", line[0]), bare)
+    return re.sub(r"\n{2,}", "\n", dense).lstrip("\n").encode()
 
 
-def _scripts(names: Sequence[str]) -> dict[str, bytes]:
-    return {name: _script(name) for name in names}
+def _style(name: str) -> bytes:
+    return _SPACE_OF_STYLE.sub(r"\1", _source(name).decode()).encode()
 
 
 def _sha384(content: bytes) -> str:
     return "sha384-" + base64.b64encode(hashlib.sha384(content).digest()).decode()
 
 
-def _origin(url: str) -> str | None:
+def check_origins(origins: Sequence[str]) -> None:
+    """Refuse what no browser sends as a page's origin, patterns among it, with a ``ValueError``."""
+    for origin in origins:
+        if origin not in ("null", origin_of(origin)):
+            raise ValueError(
+                f"origin {origin!r} is none that a browser sends; write https://host or "
+                "https://host:port, in small letters and without a path, each by itself"
+            )
+
+
+def origin_of(url: str) -> str | None:
     """Scheme, host and port of a URL, as a browser writes them; None if it is none."""
+    parsed = _parsed(url)
+    return None if parsed is None else f"{parsed.scheme}://{parsed.netloc.decode()}"
+
+
+def _parsed(url: str) -> httpx.URL | None:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError):
         return None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        return None
-    return f"{parsed.scheme}://{parsed.netloc.decode()}"
+    named = _HOST_AND_PORT.fullmatch(parsed.netloc.decode())
+    return parsed if parsed.scheme in ("http", "https") and named else None

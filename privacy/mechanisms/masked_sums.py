@@ -38,7 +38,7 @@ def lattice_radius(parameters: int) -> int:
     Rounding toward zero takes half a cell off a coordinate on average, together √d/2 cells of
     the R that a clipped update is long. The smallest power of two R ≥ 64·√d keeps that below
     1/128, at 24 bits a parameter for 100 clients and a million parameters; each bit less would
-    double it (``docs/how-to/secure-aggregation.md``, "Arithmetic").
+    double it (``docs/explanation/secure-sums.md``, "Arithmetic").
 
     Parameters
     ----------

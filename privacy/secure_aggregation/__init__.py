@@ -1,9 +1,9 @@
 """Secure aggregation: the server learns the sum, and only when enough clients took part.
 
 Both sides are state machines that exchange byte strings; what carries them is the caller's
-choice. Errors are in ``privacy.secure_aggregation.errors``; ``docs/how-to/secure-aggregation.md``
-has the protocol and what is not covered, ``docs/explanation/proofs/secure-aggregation.md`` the
-proofs.
+choice. Errors are in ``privacy.secure_aggregation.errors``. The protocol and what is not covered
+are in ``docs/explanation/secure-aggregation.md``, the proofs in
+``docs/explanation/proofs/secure-aggregation.md``.
 """
 
 from privacy.secure_aggregation._server_state import ServerStage as ServerStage

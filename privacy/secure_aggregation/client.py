@@ -302,7 +302,7 @@ class SecureClient:
         """Tell the rounds that wait for a vector: this one may be left by then.
 
         One that begins later needs no telling: whoever endorses this sum gives it nothing, and so
-        stands in one of the two alone (docs/how-to/secure-aggregation.md, "Two sums of one model").
+        stands in one of the two alone (docs/explanation/secure-sums.md, "Two sums of one model").
         """
         for run, other in list(self._rounds.items()):
             if other.stage >= ClientStage.TRAINING:

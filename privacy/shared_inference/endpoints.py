@@ -90,10 +90,26 @@ def call(
     return Link(secured, timeout=timeout, max_bytes=max_bytes)
 
 
-def welcome(
+def stranger(
     connection: socket.socket, context: ssl.SSLContext, *, timeout: float
-) -> tuple[str, ssl.SSLSocket]:
-    """Somebody who has called: the name on the certificate, and the secured connection.
+) -> ssl.SSLSocket:
+    """Somebody who has called, of whom nothing is known yet; :func:`welcome` waits for more.
+
+    Raises
+    ------
+    LinkError
+        If it is gone.
+    """
+    try:
+        connection.settimeout(timeout)
+        return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+    except (OSError, ValueError) as error:
+        connection.close()
+        raise LinkError(f"a caller was refused: {error}") from error
+
+
+def welcome(caller: ssl.SSLSocket) -> str:
+    """The name on a stranger's certificate, whose connection is secured then.
 
     Raises
     ------
@@ -101,11 +117,10 @@ def welcome(
         If it shows no certificate of the authority's, or says nothing.
     """
     try:
-        connection.settimeout(timeout)
-        secured = context.wrap_socket(connection, server_side=True)
-        return _name(secured), secured
+        caller.do_handshake()
+        return _name(caller)
     except (OSError, ValueError) as error:
-        connection.close()
+        caller.close()
         raise LinkError(f"a caller was refused: {error}") from error
 
 

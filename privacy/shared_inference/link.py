@@ -21,7 +21,7 @@ _SMALL = 1 << 15
 _BUFFER = 1 << 16
 _AT_ONCE = 2e-4
 """Seconds for which what is due is looked for without rest: to be woken up takes that long."""
-_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))
 """Let another process have the processor, if one wants it."""
 
@@ -153,14 +153,14 @@ class Link(Closing):
     def _tried_send(self, waiting: memoryview) -> int:
         try:
             return self._connection.send(waiting)
-        except _LATER:
+        except _NOT_YET:
             return 0
 
     def _tried_receive(self) -> bool:
         """Read on, if something has come."""
         try:
             count = self._connection.recv_into(self._rest)
-        except _LATER:
+        except _NOT_YET:
             return False
         if not count:
             raise ConnectionError("it closed the connection")

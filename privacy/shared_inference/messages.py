@@ -16,6 +16,7 @@ import os
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -64,8 +65,7 @@ _SECRETS = {Party.ALICE: 3, Party.BOB: 3, Party.DATA_OWNER: 1, Party.MODEL_OWNER
 """Keys and seeds of 32 bytes in a party's letter."""
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """What a message says of itself."""
 
     tag: Tag

@@ -6,6 +6,7 @@ caller's choice.
 
 import contextlib
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,16 @@ from privacy.shared_inference.worker_steps import Prepared, WeightShares, answer
 
 Conversation = Generator[bytes, bytes, bytes]
 """Yields messages to the other worker, is sent its messages, returns the answer's share."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A question's material, worked through, and the keys of its messages."""
+
+    prepared: Prepared
+    question_key: bytes
+    exchange_key: bytes
+    answer_key: bytes
 
 
 class Worker:
@@ -85,7 +96,7 @@ class Worker:
         size = worker_piece_bytes(plan, int(self.party))
         where = None if folder is None else lasting_file("folder", Path(folder) / "used").parent
         self.material = MaterialStore(self.party, self._session, key, size, where)
-        self._prepared: dict[int, Prepared] = {}
+        self._prepared: dict[int, _Ready] = {}
 
     @property
     def prepared(self) -> int:
@@ -120,32 +131,36 @@ class Worker:
         check_size(question, size, Tag.QUESTION)
         number = question_of(question)
         head = Head(Tag.QUESTION, Party.DATA_OWNER, self.party, session, number)
-        if bytes(question[: len(head.to_bytes())]) != head.to_bytes():
+        header = head.to_bytes()
+        if bytes(question[: len(header)]) != header:
             raise MessageError("not a question for this worker in this session")
-        prepared = self._prepared.get(number) or self._ready(number)
-        shares = prepared.shares
+        ready = self._prepared.get(number) or self._ready(number)
         # A stranger's question spends nothing: it is the data owner's before it counts as used.
-        body = unseal(question, head, derived(shares.input_seed, "question"), size)
+        body = unseal(question, head, ready.question_key, size)
         self.material.use(number)
-        self._prepared = {n: ready for n, ready in self._prepared.items() if n > number}
+        self._prepared = {n: later for n, later in self._prepared.items() if n > number}
         masked = np.frombuffer(body, dtype="<u8").astype(np.uint64, copy=False).reshape(shape)
-        share = yield from self._talk(number, prepared, masked)
+        share = yield from self._talk(number, ready, masked)
         head = Head(Tag.ANSWER, self.party, Party.DATA_OWNER, session, number)
-        return seal(head, answer_body(plan, share), derived(shares.input_seed, "answer"))
+        return seal(head, answer_body(plan, share), ready.answer_key)
 
     def close(self) -> None:
         """Let another process use the material's folder."""
         self.material.close()
 
-    def _ready(self, question: int) -> Prepared:
-        piece = self.material.read(question)
-        return prepare(self.plan, self._weights, read_piece(self.plan, int(self.party), piece))
+    def _ready(self, question: int) -> _Ready:
+        shares = read_piece(self.plan, int(self.party), self.material.read(question))
+        return _Ready(
+            prepare(self.plan, self._weights, shares),
+            question_key=derived(shares.input_seed, "question"),
+            exchange_key=derived(shares.pair_seed, "exchange"),
+            answer_key=derived(shares.input_seed, "answer"),
+        )
 
-    def _talk(self, number: int, prepared: Prepared, masked: Ring) -> Generator[bytes, bytes, Ring]:
+    def _talk(self, number: int, ready: _Ready, masked: Ring) -> Generator[bytes, bytes, Ring]:
         """The protocol's messages, sealed."""
-        key = derived(prepared.shares.pair_seed, "exchange")
-        other = Party(1 - self.party)
-        steps = answer(self.plan, self._weights, prepared, masked)
+        key, other = ready.exchange_key, Party(1 - self.party)
+        steps = answer(self.plan, self._weights, ready.prepared, masked)
         part = 0
         try:
             body = next(steps)

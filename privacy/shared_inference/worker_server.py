@@ -11,7 +11,7 @@ from functools import partial
 from privacy.arguments import convert, number, whole
 from privacy.shared_inference.between import Between
 from privacy.shared_inference.closing import Closing
-from privacy.shared_inference.endpoints import Address, call, welcome
+from privacy.shared_inference.endpoints import Address, call, stranger, welcome
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
 from privacy.shared_inference.frames import Kind, State, frame, refusal, split
 from privacy.shared_inference.link import Link
@@ -21,6 +21,8 @@ from privacy.shared_inference.worker import Worker, converse
 _log = logging.getLogger(__name__)
 _HANDSHAKE = 10.0
 """Seconds for a caller to say who it is."""
+_STRANGERS = 64
+"""Callers who have not said who they are yet; when one more comes, the oldest has to go."""
 _FEW = 20
 """Questions left from which on the log asks for more material."""
 DATA_OWNER = "data-owner"
@@ -34,7 +36,7 @@ class WorkerLimits:
     Attributes
     ----------
     connections : int
-        At a time.
+        At a time, of callers whose certificate is in order.
     idle_seconds : float
         After which a data owner's silent connection is closed.
     patience : float
@@ -77,7 +79,8 @@ class WorkerServer(Closing):
     **Assumptions.** The authority's certificates are alice's, bob's and the data owner's.
 
     **Not covered.** Whoever has the data owner's certificate can open connections up to the limit,
-    and send questions that are refused.
+    and send questions that are refused. Strangers who call faster than others can show a
+    certificate, some thousand times a second, keep them out.
     """
 
     def __init__(
@@ -112,16 +115,19 @@ class WorkerServer(Closing):
         )
         self._turn = threading.Lock()
         self._places = threading.Semaphore(self._limits.connections)
+        self._strangers = _Strangers()
 
     def serve(self) -> None:
         """Serve until an exception ends it, such as KeyboardInterrupt."""
         while True:
             connection, _ = self._listening.accept()
-            if not self._places.acquire(blocking=False):
-                _log.warning("a caller was turned away: %d are here", self._limits.connections)
-                connection.close()
+            try:
+                caller = stranger(connection, self._context, timeout=_HANDSHAKE)
+            except LinkError as error:
+                _log.info("%s", error)
                 continue
-            threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+            self._strangers.enter(caller)
+            threading.Thread(target=self._attend, args=(caller,), daemon=True).start()
 
     def reply(self, received: bytes) -> bytes:
         """The frame that answers a data owner's; a refusal where there is no answer."""
@@ -164,9 +170,6 @@ class WorkerServer(Closing):
         finally:
             conversation.close()
 
-    def _exchange(self, question: bytes, message: bytes) -> bytes:
-        return self._between.exchange(question_of(question), message)
-
     def _look(self) -> None:
         """Take in new material; a file that is none is logged."""
         try:
@@ -188,24 +191,59 @@ class WorkerServer(Closing):
                 with contextlib.suppress(MaterialError, MessageError):
                     self._worker.prepare()
 
-    def _attend(self, connection: socket.socket) -> None:
+    def _attend(self, caller: ssl.SSLSocket) -> None:
         """Hear a caller out."""
         try:
-            name, secured = welcome(connection, self._context, timeout=_HANDSHAKE)
-            if name == "alice" and not self._alice:
-                sizes = {"timeout": self._limits.exchange_seconds}
-                self._between.offer(Link(secured, max_bytes=self._exchange_bytes, **sizes))
-                return
-            if name != DATA_OWNER:
-                secured.close()
-                raise LinkError(f"a caller was refused: its certificate is that of {name!r:.40}")
-            timeout = self._limits.idle_seconds
-            with Link(secured, max_bytes=self._question_bytes, timeout=timeout) as link:
-                self._ahead()
-                while True:
-                    link.send(self.reply(link.receive()))
-                    self._ahead()
+            try:
+                name = welcome(caller)
+            finally:
+                self._strangers.leave(caller)
+            if not self._places.acquire(blocking=False):
+                caller.close()
+                raise LinkError(f"a caller was turned away: {self._limits.connections} are here")
+            try:
+                self._serve(name, caller)
+            finally:
+                self._places.release()
         except LinkError as error:
             _log.info("%s", error)
-        finally:
-            self._places.release()
+
+    def _serve(self, name: str, caller: ssl.SSLSocket) -> None:
+        """Take alice's link, or answer the data owner until it goes."""
+        if name == "alice" and not self._alice:
+            timeout = self._limits.exchange_seconds
+            self._between.offer(Link(caller, max_bytes=self._exchange_bytes, timeout=timeout))
+            return
+        if name != DATA_OWNER:
+            caller.close()
+            raise LinkError(f"a caller was refused: its certificate is that of {name!r:.40}")
+        timeout = self._limits.idle_seconds
+        with Link(caller, max_bytes=self._question_bytes, timeout=timeout) as link:
+            self._ahead()
+            while True:
+                link.send(self.reply(link.receive()))
+                self._ahead()
+
+
+class _Strangers:
+    """Callers who have not said who they are."""
+
+    def __init__(self) -> None:
+        self._callers: list[ssl.SSLSocket] = []
+        self._lock = threading.Lock()
+
+    def enter(self, caller: ssl.SSLSocket) -> None:
+        """Take one in; the oldest goes where there are too many."""
+        with self._lock:
+            self._callers.append(caller)
+            over = self._callers[:-_STRANGERS]
+            for oldest in over:
+                # Not the secured socket's own, which would take its state from under its thread.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+            del self._callers[: len(over)]
+
+    def leave(self, caller: ssl.SSLSocket) -> None:
+        """Forget one, who has said who it is or will not."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._callers.remove(caller)

@@ -102,6 +102,6 @@ def test_the_page_shows_what_was_run_and_names_what_was_not(tmp_path) -> None:
     row = Row(TURNS[0].case, "test accuracy", "of 1", Spread(0.97, 0.96, 0.98, 3))
     z = Row(TURNS[0].case, "noise multiplier", "z", Spread.of([1.5]))
     turns = report.turns_table(report.figures({"rows": [row.as_dict(), z.as_dict()]}))
-    assert "| 8 | 0.9700 (0.9600 to 0.9800), z = 1.500 |  |" in turns
+    assert "| hog-linear | 8 | 0.9700 (0.9600 to 0.9800), z = 1.500 |  |" in turns
     report.plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

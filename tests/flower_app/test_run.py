@@ -3,7 +3,6 @@
 import json
 import stat
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from privacy.accounting import (
     Poisson,
     calibrate_noise_multiplier,
 )
+from privacy.accounting.__main__ import main as accounting
 from privacy.training import ClientLedger
 from strategies import InProcessGrid
 from tests.flower_app.app_runs import Run, run_app
@@ -72,18 +72,14 @@ def test_a_run_with_a_ledger_of_its_own_says_what_its_epsilon_covers(small_run: 
     assert "this run alone" in (small_run.folder / "report.html").read_text()
 
 
-def test_epsilon_follows_from_the_ledger_alone(small_run: Run) -> None:
-    command = [sys.executable, "-m", "privacy.accounting", "ledger"]
+def test_epsilon_follows_from_the_ledger_alone(
+    small_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = small_run.folder / "privacy-ledger.jsonl"
-    told = subprocess.run(
-        [*command, str(ledger), "--delta", "1e-5"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    assert accounting(["ledger", str(ledger), "--delta", "1e-5"]) == 0
     client_level = small_run.metrics["privacy"]["client_level"]
-    assert json.loads(told.stdout)["epsilon"]["pld"] == client_level["epsilon"]
+    derived = json.loads(capsys.readouterr().out)
+    assert derived["epsilon"]["pld"] == client_level["epsilon"]
     assert client_level["epsilon"] <= 3.0
 
 
@@ -187,7 +183,7 @@ def test_a_simulated_client_without_noise_is_charged_beside_what_it_did_with_noi
 
 def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
     run = run_app(
-        tmp_path, rounds=2, sampling_rate=0.2, record_epsilon=2.0, encrypted_test_images=0, nodes=20
+        tmp_path, rounds=4, sampling_rate=0.5, record_epsilon=2.0, encrypted_test_images=0, nodes=10
     )
     privacy = run.metrics["privacy"]
     assert privacy["record_level"]["epsilon_max"] == 2.0
@@ -198,8 +194,8 @@ def test_both_levels_stand_side_by_side(tmp_path: Path) -> None:
 def test_runs_on_one_ledger_add_up(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     settings: dict[str, Any] = {
-        "nodes": 20,
-        "sampling_rate": 0.5,
+        "nodes": 10,
+        "sampling_rate": 1.0,
         "encrypted_test_images": 0,
         "noise_multiplier": 20.0,
         "ledger": str(ledger),
@@ -282,7 +278,7 @@ def _train_once(config: dict[str, Any]) -> Message:
 def test_a_run_whose_model_has_outgrown_all_numbers_ends_with_results_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grown = {"server_learning_rate": 1e300, "sampling_rate": 0.5, "encrypted_test_images": 0}
+    grown = {"server_learning_rate": 1e300, "sampling_rate": 1.0, "encrypted_test_images": 0}
     run = run_app(tmp_path, nodes=10, rounds=1, **grown)
     assert run.metrics["accuracy"]["test"] < 0.5
     assert (run.folder / "report.html").is_file()

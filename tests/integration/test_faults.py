@@ -23,7 +23,8 @@ from flower_app.errors import RunFailedError
 from flower_app.processes.certificates import make_certificates
 from flower_app.processes.deployment import Deployment, Node
 from flower_app.processes.watchdog import kill_below
-from privacy.accounting import LedgerContents, read_ledger
+from privacy.accounting import GroupRelease, LedgerContents, read_ledger
+from privacy.correlated_noise import NoiseInstance
 from tests.integration.app_commands import PATIENCE, wait_until
 from tests.integration.deployed_runs import (
     GARBLING,
@@ -100,6 +101,7 @@ class Story:
     """
 
     deployment: Deployment
+    nodes: dict[str, Node]
     folder: Path
     beside: Path
     refusal_of_ledger: str
@@ -198,11 +200,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
 
     # The ServerApp is killed in mid-round; in the first round after it the late node hangs.
     wait_until(lambda: in_training(nodes["honest"], run))
-    (server_app,) = [
-        pid for pid, command in deployment.processes("superlink").items() if "serverapp" in command
-    ]
-    os.kill(server_app, signal.SIGKILL)
-    wait_until(lambda: server_app not in deployment.processes("superlink"))
+    kill_server_app(deployment)
     first_life = round_of(folder), ledger.read_bytes()
     start_until_let_in(deployment, nodes["mortal"])
     gates["sleeper"].touch()
@@ -221,6 +219,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     assert ending(deployment, run) == "finished:completed"
     return Story(
         deployment=deployment,
+        nodes=nodes,
         folder=folder,
         beside=beside,
         refusal_of_ledger=deployment.flwr("log", str(third), "--show"),
@@ -232,6 +231,15 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         charges=(charges_then, charges(nodes["mortal"])),
         trace=base / "trace",
     )
+
+
+def kill_server_app(deployment: Deployment) -> None:
+    """By SIGKILL; there is one."""
+    (server_app,) = [
+        pid for pid, command in deployment.processes("superlink").items() if "serverapp" in command
+    ]
+    os.kill(server_app, signal.SIGKILL)
+    wait_until(lambda: server_app not in deployment.processes("superlink"))
 
 
 def charges(node: Node) -> int:
@@ -332,6 +340,46 @@ def test_two_runs_at_once_keep_to_themselves(story: Story) -> None:
 def test_a_ledger_in_use_is_refused_to_a_second_run(story: Story) -> None:
     assert "is held by another run" in story.refusal_of_ledger
     assert str(story.ledger) in story.refusal_of_ledger
+
+
+def test_a_killed_serverapp_goes_on_from_its_correlated_noise(
+    deployment: Deployment, story: Story, tmp_path: Path
+) -> None:
+    """What the model holds is taken back, and no noise that a sum had serves another."""
+    honest, gate = story.nodes["honest"], story.ledger.parent / "honest.gate"
+    keys = [str(story.nodes[name].key.public) for name in NAMES if name != "garbler"]
+    listed = tmp_path / "clients.json"
+    assert main(["population", str(listed), *keys]) == 0
+    clients = {"population": 0, "population_file": str(listed)}
+    results, ledger = tmp_path / "results", tmp_path / "ledger.jsonl"
+    in_turns = {"mechanism": "banded", "sampling_rate": 0.5, "ledger": str(ledger)}
+    run = start(deployment, settings(results, **clients, **in_turns))
+    folder = folder_of(results, run)
+    wait_until(lambda: round_of(folder) >= 1)
+    gate.touch()
+    wait_until(lambda: in_training(honest, run))
+    kill_server_app(deployment)
+    released, paid = round_of(folder), ledger.read_bytes()
+    secret = folder / "checkpoint.safetensors.noise"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    before = NoiseInstance.load(secret)
+    run = resume(deployment, folder)
+    # The honest node's next turn waits at its gate, so that the file is still there.
+    wait_until(lambda: round_of(folder) > released)
+    after = NoiseInstance.load(secret)
+    gate.unlink()
+    assert ending(deployment, run) == "finished:completed"
+    assert after.keys[:released] == before.keys[:released]
+    assert not set(after.keys[released:]) - {None} & set(before.keys)
+    assert ledger.read_bytes().startswith(paid)
+    contents = read_ledger(ledger)
+    events = [event for r in contents.records if isinstance(event := r.event, GroupRelease)]
+    assert [event.row for event in events] == sorted({event.row for event in events})
+    assert {event.instance for event in events} == {before.name}
+    claimed = metrics_of(folder)["privacy"]["client_level"]
+    assert claimed["rounds"] == ROUNDS
+    assert claimed["epsilon"] == contents.epsilon(1e-5)
+    assert not secret.exists()
 
 
 @pytest.fixture(scope="module")

@@ -45,10 +45,14 @@ try {
   const own = page.modules.findIndex(([path]) => path === WORKER);
   const worker = script(texts.slice(0, own + 1));
   texts.splice(own, 1, "");
-  const { start } = await import(
-    script([...texts, 'export const { start } = modules["page.js"];'])
+  const [input] = /** @type {[string, string]} */ (page.modules.at(-1));
+  const { start, Input } = await import(
+    script([
+      ...texts,
+      `export const { start } = modules["page.js"], { Input } = modules["${input}"];`,
+    ])
   );
-  start(page.model, () => new Worker(worker));
+  start(page.model, () => new Worker(worker), Input);
 } catch {
   const status = document.getElementById("status");
   if (status) {

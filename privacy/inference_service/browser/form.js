@@ -1,23 +1,27 @@
 /** The form of a model of numbers: for each a field with its name, its unit and its range. */
 
+import { outdated } from "./page.js";
+
 /** @typedef {import("./page.js").Model} Model */
 
-export class NumbersForm {
+export class Input {
   #form;
   /** @type {HTMLInputElement[]} */
   #inputs = [];
 
-  /** @param {HTMLFormElement} form @param {Model} model @param {() => void} done */
-  constructor(form, { contract, features, units }, done) {
-    this.#form = form;
-    form.hidden = false;
+  /** @param {Model} model @param {() => void} ask */
+  constructor({ contract, features, units }, ask) {
+    this.#form = /** @type {HTMLFormElement} */ (document.getElementById("numbers"));
+    this.#form.hidden = false;
+    document.getElementById("ask")?.setAttribute("form", "numbers");
     const [lows, highs] = contract.inputRange;
     for (let n = 0; n < contract.inputShape[0]; n++) {
       this.#add(`number-${n}`, features[n] ?? `Number ${n + 1}`, units[n], at(lows, n), at(highs, n));
     }
-    form.addEventListener("submit", (event) => {
+    this.#form.addEventListener("input", outdated);
+    this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
-      done();
+      ask();
     });
   }
 
@@ -25,12 +29,21 @@ export class NumbersForm {
   #add(id, name, unit, low, high) {
     const label = Object.assign(document.createElement("label"), { htmlFor: id, textContent: name });
     const input = document.createElement("input");
-    Object.assign(input, { id, type: "number", inputMode: "decimal", min: low, max: high });
-    Object.assign(input, { step: "any", required: true, autocomplete: "off" });
+    // Not of type "number": browsers drop the comma of 1,5 there, and take 15. Phones' keyboards
+    // for decimals have no minus.
+    Object.assign(input, { id, inputMode: low < 0 ? "text" : "decimal", required: true });
+    Object.assign(input, { autocomplete: "off", spellcheck: false });
     const hint = document.createElement("span");
     Object.assign(hint, { id: `${id}-range`, className: "small" });
     hint.textContent = `${unit ? `${unit}, ` : ""}from ${low} to ${high}`;
     input.setAttribute("aria-describedby", hint.id);
+    const check = () => {
+      input.setCustomValidity(fault(input.value, low, high));
+      input.removeAttribute("aria-invalid");
+    };
+    input.addEventListener("input", check);
+    input.addEventListener("invalid", () => input.setAttribute("aria-invalid", "true"));
+    check();
     const field = document.createElement("div");
     field.append(label, input, hint);
     this.#form.append(field);
@@ -39,11 +52,31 @@ export class NumbersForm {
 
   /** The numbers; null where one is missing or outside its range, which the browser then shows. */
   numbers() {
-    return this.#form.reportValidity() ? this.#inputs.map((input) => input.valueAsNumber) : null;
+    if (!this.#form.reportValidity()) return null;
+    return this.#inputs.map((input) => numberOf(input.value));
   }
 }
 
 /** @param {any} end @param {number} n */
 function at(end, n) {
   return Array.isArray(end) ? end[end.length === 1 ? 0 : n] : end;
+}
+
+/** A number with a point or a comma, and nothing between its digits. @param {string} text */
+function numberOf(text) {
+  const plain = text.trim().replace(",", ".").replace("\u2212", "-");
+  return /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(plain) ? Number(plain) : NaN;
+}
+
+/** What is wrong with a field, or "". @param {string} text @param {number} low @param {number} high */
+function fault(text, low, high) {
+  const value = numberOf(text);
+  if (text.trim() === "") return "Fill in a number.";
+  if (Number.isNaN(value)) return "Write a number, such as 0.5 or 0,5.";
+  const groups = text.match(/^\s*([-+\u2212]?[1-9]\d{0,2}),(\d{3})\s*$/);
+  if (groups) {
+    const [, before, behind] = groups;
+    return `This can mean two numbers: write ${before}${behind} or ${before}.${behind}.`;
+  }
+  return value >= low && value <= high ? "" : `Write a number from ${low} to ${high}.`;
 }

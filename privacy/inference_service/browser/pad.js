@@ -1,12 +1,14 @@
 /** The drawing area: a pen by pointer or keyboard, or a picture that is put there. */
 
-import { greyOf } from "./picture.js";
+import { gathered, greyOf } from "./picture.js";
 
 /** @typedef {import("./picture.js").Grey} Grey */
 
 const PEN = 18;
 const STEP = 10;
-const LARGEST = 1024;
+const WHITE = "#fff";
+const NO_POINTER = -1;
+const STRIP = 128;
 /** @type {Record<string, [number, number]>} */
 const ARROWS = {
   ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP],
@@ -17,35 +19,48 @@ export class Pad {
   #context;
   #pen;
   #words;
-  #done;
+  #on;
   #empty = true;
-  #down = false;
+  #down = false; // by keyboard
+  #pointer = NO_POINTER; // that draws
   #at = [128, 128];
   /** @type {Grey | null} */
   #picture = null;
 
   /**
    * @param {HTMLElement} canvas @param {HTMLElement} pen @param {HTMLElement} words where the pen is
-   * @param {() => void} done at a stroke's end
+   * @param {{begun: () => void, lifted: () => void, done: () => void}} on a stroke, its end, Enter
    */
-  constructor(canvas, pen, words, done) {
+  constructor(canvas, pen, words, on) {
     this.#canvas = /** @type {HTMLCanvasElement} */ (canvas);
     const context = this.#canvas.getContext("2d", { willReadFrequently: true });
     this.#context = /** @type {CanvasRenderingContext2D} */ (context);
     this.#pen = pen;
     this.#words = words;
-    this.#done = done;
+    this.#on = on;
     this.clear();
+    // A second finger, or another button, draws nothing.
     canvas.addEventListener("pointerdown", (event) => {
+      if (this.#pointer !== NO_POINTER || event.button !== 0) return;
+      this.#pointer = event.pointerId;
       canvas.setPointerCapture(event.pointerId);
+      on.begun();
       this.#at = this.#place(event);
-      this.#down = true;
       this.#line(this.#at);
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (this.#down) for (const each of [...event.getCoalescedEvents(), event]) this.#line(this.#place(each));
+      if (event.pointerId !== this.#pointer) return;
+      // Not in Safari before 18.2.
+      const between = event.getCoalescedEvents?.() ?? [];
+      for (const each of [...between, event]) this.#line(this.#place(each));
     });
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => this.#lift());
+    for (const name of ["pointerup", "pointercancel"]) {
+      canvas.addEventListener(name, (event) => {
+        if (/** @type {PointerEvent} */ (event).pointerId !== this.#pointer) return;
+        this.#pointer = NO_POINTER;
+        if (name === "pointerup") on.lifted();
+      });
+    }
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("blur", () => (pen.hidden = true));
   }
@@ -67,20 +82,23 @@ export class Pad {
   /** Show a picture file in the place of a drawing. @param {Blob} file */
   async show(file) {
     const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
-    const scale = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
-    const width = Math.max(1, Math.round(bitmap.width * scale));
-    const height = Math.max(1, Math.round(bitmap.height * scale));
-    const context = new OffscreenCanvas(width, height).getContext("2d");
+    const { width, height } = bitmap;
+    const context = new OffscreenCanvas(width, Math.min(height, STRIP)).getContext("2d");
     if (!context) throw new Error("no canvas");
-    // What is transparent is laid on white.
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, width, height);
-    context.drawImage(bitmap, 0, 0, width, height);
+    const picture = gathered(width, height, STRIP, (top, rows) => {
+      // What is transparent is laid on white.
+      context.fillStyle = WHITE;
+      context.fillRect(0, 0, width, rows);
+      context.drawImage(bitmap, 0, -top);
+      return greyOf(context.getImageData(0, 0, width, rows));
+    });
     this.clear();
-    this.#picture = greyOf(context.getImageData(0, 0, width, height));
+    this.#picture = picture;
     const side = this.#canvas.width;
     const fit = side / Math.max(width, height);
     const [w, h] = [width * fit, height * fit];
+    this.#context.fillStyle = WHITE;
+    this.#context.fillRect((side - w) / 2, (side - h) / 2, w, h);
     this.#context.drawImage(bitmap, (side - w) / 2, (side - h) / 2, w, h);
   }
 
@@ -95,7 +113,7 @@ export class Pad {
   #line(to) {
     if (this.#picture) this.clear();
     const context = this.#context;
-    context.strokeStyle = "#fff";
+    context.strokeStyle = WHITE;
     context.lineWidth = PEN;
     context.lineCap = context.lineJoin = "round";
     context.beginPath();
@@ -104,11 +122,6 @@ export class Pad {
     context.stroke();
     this.#at = to;
     this.#empty = false;
-  }
-
-  #lift() {
-    if (this.#down) this.#done();
-    this.#down = false;
   }
 
   /** @param {KeyboardEvent} event */
@@ -120,12 +133,12 @@ export class Pad {
       if (this.#down) this.#line(to);
       this.#at = to;
     } else if (event.key === " ") {
-      if (this.#down) this.#lift();
-      else {
-        this.#down = true;
+      this.#down = !this.#down;
+      if (this.#down) {
+        this.#on.begun();
         this.#line(this.#at);
-      }
-    } else if (event.key === "Enter") this.#done();
+      } else this.#on.lifted();
+    } else if (event.key === "Enter") this.#on.done();
     else if (event.key === "Escape") this.clear();
     else return;
     event.preventDefault();

@@ -1,9 +1,6 @@
 /** The page: draw, choose or type; ask; see what each side has. */
 
-import { hog, pixels } from "./features.js";
-import { NumbersForm } from "./form.js";
-import { digit } from "./picture.js";
-import { Pad } from "./pad.js";
+import { toHex } from "./owner/messages.js";
 import { OwnerSession, ServiceError } from "./session.js";
 
 /** @typedef {import("./owner/plan.js").Contract} Contract */
@@ -17,8 +14,15 @@ import { OwnerSession, ServiceError } from "./session.js";
  * @property {Contract} contract
  */
 
+/**
+ * @typedef {object} Inputs how an input is made
+ * @property {() => ArrayLike<number> | null} numbers the input; null where there is none, which is said
+ * @property {() => void} [rehearse]
+ */
+/** @typedef {new (model: Model, ask: () => Promise<void>) => Inputs} Input */
+
 /** @template {HTMLElement} T @param {string} id @returns {T} */
-const the = (id) => /** @type {T} */ (document.getElementById(id));
+export const the = (id) => /** @type {T} */ (document.getElementById(id));
 /** @param {number} bytes */
 const size = (bytes) =>
   bytes < 1e6 ? `${(bytes / 1000).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(2)} MB`;
@@ -37,11 +41,22 @@ const STEPS = {
   decrypt: ["Opened", "here"],
 };
 
-/** @param {Model} model @param {() => Worker} worker */
-export function start(model, worker) {
-  new Page(model, worker).begin(new URLSearchParams(location.hash.slice(1)).get("token") ?? "");
-  // The invitation is in no history and no screenshot.
-  if (location.hash !== "") history.replaceState(null, "", location.pathname);
+/** @param {Model} model @param {() => Worker} worker @param {Input} Input */
+export function start(model, worker, Input) {
+  const page = new Page(model, worker, Input);
+  const begin = () => {
+    page.begin(tokenOf(location.hash));
+    // The invitation stands in no address bar, and in no screenshot.
+    if (location.hash !== "") history.replaceState(null, "", location.pathname + location.search);
+  };
+  addEventListener("hashchange", () => location.hash && begin());
+  begin();
+}
+
+/** The token in the link of an invitation; without "#" it is the token. @param {string} given */
+function tokenOf(given) {
+  const [text, link] = given.trim().split("#");
+  return link === undefined ? text : (new URLSearchParams(link).get("token") ?? "");
 }
 
 class Page {
@@ -49,73 +64,53 @@ class Page {
   #session;
   #model;
   #worker;
-  /** @type {Pad | undefined} */
-  #pad;
-  /** @type {NumbersForm | undefined} */
-  #form;
+  #input;
+  #token = "";
   #asking = false;
   #again = false;
 
-  /** @param {Model} model @param {() => Worker} worker */
-  constructor(model, worker) {
+  /** @param {Model} model @param {() => Worker} worker @param {Input} Input */
+  constructor(model, worker, Input) {
     this.#model = model;
     this.#worker = worker;
-    const ask = () => this.#ask();
+    this.#input = new Input(model, () => this.#ask());
     the("access").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.begin(/** @type {HTMLInputElement} */ (the("token")).value.trim());
+      const input = /** @type {HTMLInputElement} */ (the("token"));
+      this.begin(tokenOf(input.value));
+      input.value = "";
     });
+    const again = () => this.begin(this.#token);
+    the("again").addEventListener("click", again);
     addEventListener("pagehide", () => this.#session?.end());
-    addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+    addEventListener("pageshow", ({ persisted }) => persisted && again());
     addEventListener("offline", () => say("You are offline. Your question can wait here.", true));
-    addEventListener("online", () => say("You are online again."));
+    addEventListener("online", () => (the("again").hidden ? say("You are online again.") : again()));
     this.#offerKeeping();
-    if (model.inputs === "numbers") {
-      this.#form = new NumbersForm(the("numbers"), model, ask);
-      the("ask").setAttribute("form", "numbers");
-    } else {
-      the("ask").addEventListener("click", ask);
-      the("image").hidden = the("keys").hidden = false;
-      this.#pad = new Pad(the("drawing"), the("pen"), the("place"), ask);
-      the("clear").addEventListener("click", () => {
-        this.#pad?.clear();
-        answered([]);
-      });
-      this.#takePictures();
-    }
-  }
-
-  /** Browsers compile what has run a few times: the first question need not wait for that. */
-  #rehearse() {
-    for (let n = 0; n < 4; n++) {
-      setTimeout(() => {
-        const side = 256;
-        const values = Float64Array.from({ length: side * side }, (_, k) => 255 * Number(k % side === k >> 8));
-        this.#features(digit({ width: side, height: side, values }));
-      }, 20 * n);
-    }
-  }
-
-  /** @param {Uint8Array} image of 28 by 28 pixels */
-  #features(image) {
-    return this.#model.inputs === "hog" ? hog(image) : pixels(image);
+    the("copying").hidden = model.service !== "";
+    the("copy").addEventListener("click", () => copy().catch((error) => copied(error.message)));
   }
 
   /** @param {string} token */
   async begin(token) {
+    this.#token = token;
     if (!isSecureContext) {
       say("This page needs https: browsers have no cryptography for other pages.", true);
       return;
     }
     const { service, contract } = this.#model;
-    const onStep = (/** @type {Step} */ step) => showStep(step);
+    const onWait = (/** @type {number} */ seconds) =>
+      say(`The service is busy. Asking again in ${Math.ceil(seconds)} s …`);
     this.#session?.end();
-    this.#session = new OwnerSession({ service, token, contract, worker: this.#worker(), onStep });
-    the("access").hidden = true;
+    const session = new OwnerSession({
+      service, token, contract, worker: this.#worker(), onStep: showStep, onWait,
+    });
+    this.#session = session;
+    for (const id of ["access", "again", "unlock"]) the(id).hidden = true;
     try {
       say("Asking the service for its plan …");
-      showPlan(await this.#session.plan());
-      const kept = await this.#session.kept().catch(() => null);
+      showPlan(await session.plan());
+      const kept = await session.kept().catch(() => null);
       the("keeping").hidden = kept !== "none";
       the("unlock").hidden = kept !== "here";
       if (kept === "here") {
@@ -126,26 +121,32 @@ class Page {
       const other = kept === "elsewhere" ? "Your kept keys are in use in another tab. " : "";
       await this.#prepare(other);
     } catch (error) {
-      this.#failed(error);
+      if (this.#session === session) this.#failed(error);
     }
   }
 
   /** @param {string} [first] to be said before */
   async #prepare(first = "") {
     say(`${first}Making keys …`);
-    if (this.#pad) this.#rehearse();
+    this.#input.rehearse?.();
     await this.#session?.prepare();
     /** @type {HTMLButtonElement} */ (the("ask")).disabled = false;
     say(`${first}Ready. Nothing that you enter leaves this page unencrypted.`);
   }
 
-  /** @param {unknown} error */
+  /** No question can be asked. @param {unknown} error */
   #failed(error) {
     /** @type {HTMLButtonElement} */ (the("ask")).disabled = true;
-    const stranger = error instanceof ServiceError && error.status === 401;
+    the("again").hidden = this.#refused(error);
+  }
+
+  /** Say what failed; whether another invitation is asked for. @param {unknown} error */
+  #refused(error) {
+    const stranger = error instanceof ServiceError && [401, 403].includes(error.status);
     the("access").hidden = !stranger;
     if (stranger) the("token").focus();
     say(sentence(error), true);
+    return stranger;
   }
 
   #offerKeeping() {
@@ -196,62 +197,19 @@ class Page {
     }
   }
 
-  #takePictures() {
-    const file = /** @type {HTMLInputElement} */ (the("file"));
-    const { body } = document;
-    file.addEventListener("change", () => {
-      if (file.files?.[0]) this.#take(file.files[0]);
-      file.value = "";
-    });
-    body.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      body.classList.add("over");
-    });
-    body.addEventListener("dragleave", () => body.classList.remove("over"));
-    body.addEventListener("drop", (event) => {
-      event.preventDefault();
-      body.classList.remove("over");
-      const dropped = event.dataTransfer?.files[0];
-      if (dropped) this.#take(dropped);
-    });
-  }
-
-  /** @param {File} file */
-  async #take(file) {
-    try {
-      await this.#pad?.show(file);
-      await this.#ask();
-    } catch {
-      say(`${file.name} cannot be read as a picture.`, true);
-    }
-  }
-
-  /** @returns {ArrayLike<number> | null} the model's input, or null where there is none */
-  #input() {
-    if (this.#form) return this.#form.numbers();
-    const image = this.#pad?.image();
-    if (!image) {
-      say("Draw something first, or choose a picture.", true);
-      return null;
-    }
-    const began = performance.now();
-    const input = this.#features(digit(image));
-    showStep({ name: "features", milliseconds: performance.now() - began, bytes: 0 });
-    return input;
-  }
-
   async #ask() {
-    if (the("ask").hasAttribute("disabled") || !this.#session) return;
+    const session = this.#session;
+    if (the("ask").hasAttribute("disabled") || !session) return;
     this.#again = this.#asking;
     if (this.#asking) return; // once more with what is drawn then, as soon as this is answered
     this.#asking = true;
     try {
       const began = performance.now();
-      const input = this.#input();
+      const input = this.#input.numbers();
       if (!input) return;
       say("Encrypting, and asking …");
-      const { answer, query } = await this.#session.ask(input);
-      const { class_names: called } = await this.#session.plan();
+      const { answer, query } = await session.ask(input);
+      const { class_names: called } = await session.plan();
       const milliseconds = performance.now() - began;
       const names = answer.labelSets
         ? answer.labelSets[0].map((label) => called[label] ?? String(label))
@@ -261,7 +219,7 @@ class Page {
       say("Answered. Only this page can read the answer.");
     } catch (error) {
       answered([]);
-      say(sentence(error), true);
+      if (session === this.#session) this.#refused(error);
     } finally {
       this.#asking = false;
       if (this.#again) this.#ask();
@@ -269,8 +227,25 @@ class Page {
   }
 }
 
+/** This page as one file, from the service. */
+async function copy() {
+  const address = new URL(".", location.href).href.replace(/\/$/, "");
+  const response = await fetch(`copy.html?service=${encodeURIComponent(address)}`, { cache: "no-store" });
+  if (!response.ok) {
+    const { message, remedy } = await response.json();
+    throw new Error(`There is none: ${message}; ${remedy}.`);
+  }
+  const bytes = await response.arrayBuffer();
+  const href = URL.createObjectURL(new Blob([bytes]));
+  Object.assign(document.createElement("a"), { href, download: "page.html" }).click();
+  copied(`SHA-256 of page.html: ${toHex(await crypto.subtle.digest("SHA-256", bytes))}`);
+}
+
+/** @param {string} text */
+const copied = (text) => (the("copied").textContent = text);
+
 /** @param {string} text @param {boolean} [bad] */
-function say(text, bad = false) {
+export function say(text, bad = false) {
   const status = the("status");
   status.textContent = text;
   status.classList.toggle("bad", bad);
@@ -290,7 +265,7 @@ function sentence(error) {
 }
 
 /** @param {string[]} names @param {number} [milliseconds] */
-function answered(names, milliseconds = 0) {
+export function answered(names, milliseconds = 0) {
   const answer = the("answer");
   answer.replaceChildren();
   const small = document.createElement("p");
@@ -303,6 +278,11 @@ function answered(names, milliseconds = 0) {
     answer.append(strong);
   }
   answer.append(small);
+}
+
+/** What is shown is no answer to what is there now. */
+export function outdated() {
+  if (the("answer").querySelector("strong")) answered([]);
 }
 
 /** @param {Uint8Array} query */
@@ -322,7 +302,7 @@ function received(query) {
 }
 
 /** @param {Step} step */
-function showStep({ name, milliseconds, bytes, evaluation }) {
+export function showStep({ name, milliseconds, bytes, evaluation }) {
   const id = `step-${name.replace(" ", "-")}`;
   const row = document.getElementById(id) ?? the("table").appendChild(document.createElement("tr"));
   row.id = id;

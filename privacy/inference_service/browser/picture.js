@@ -151,12 +151,31 @@ function turned({ width, height, values }) {
   return { width: height, height: width, values: result };
 }
 
+/** Sides of a picture as it is looked at. @param {number} height @param {number} width */
+function reducedSides(height, width) {
+  const factor = Math.min(1, WORKING_SIDE / Math.max(width, height));
+  return [height, width].map((side) => Math.max(1, even(side * factor)));
+}
+
 /** @param {Grey} grey */
 function reduced(grey) {
-  const factor = WORKING_SIDE / Math.max(grey.width, grey.height);
-  if (factor >= 1) return grey;
-  const [height, width] = [grey.height, grey.width].map((side) => Math.max(1, even(side * factor)));
-  return resized(grey, height, width);
+  const [height, width] = reducedSides(grey.height, grey.width);
+  return width === grey.width && height === grey.height ? grey : resized(grey, height, width);
+}
+
+/**
+ * A picture as it is looked at, read by strips: photos are too large to be held as numbers.
+ * @param {number} width @param {number} height @param {number} strip rows at a time
+ * @param {(top: number, rows: number) => Grey} read
+ */
+export function gathered(width, height, strip, read) {
+  const [short, narrow] = reducedSides(height, width);
+  const values = new Float64Array(narrow * height);
+  for (let top = 0; top < height; top += strip) {
+    const part = read(top, Math.min(strip, height - top));
+    values.set(resized(part, part.height, narrow).values, narrow * top);
+  }
+  return resized({ width: narrow, height, values }, short, narrow);
 }
 
 /** A rectangle. @param {Grey} grey @param {number} top @param {number} bottom @param {number} left @param {number} right @returns {Grey} */

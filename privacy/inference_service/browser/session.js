@@ -8,6 +8,9 @@
  * forget the public ones, unless they are kept.
  */
 
+import { fromHex } from "./owner/messages.js";
+import { randomBytes } from "./owner/randomness.js";
+
 /** @typedef {import("./owner/plan.js").Plan} Plan */
 /** @typedef {import("./owner/release.js").Answer} Answer */
 /** @typedef {{name: string, milliseconds: number, bytes: number, evaluation?: number}} Step */
@@ -16,9 +19,13 @@ const ATTEMPTS = 5;
 const LARGEST_TEXT = 1 << 22;
 const TIMEOUT_MILLISECONDS = 120_000;
 const KEYS_LOST = ["keys-gone", "no-keys"];
+const ENDED = "The worker that holds the key did not start, or has ended; load the page again.";
+const NO_TOKEN = "That is no invitation: it has characters that none has. Give it as it was given to you.";
 const UNREACHABLE =
   "The service cannot be reached. See that you are connected to the network, then try again; " +
   "nothing is lost.";
+const ELSEWHERE =
+  " If you are, it may not let this page ask: its operator names pages with serve --origin.";
 const SLOW = "The service took too long. The network may be slow; try again.";
 
 /** A request that was refused or failed. */
@@ -41,8 +48,10 @@ export class OwnerSession {
   #release;
   #worker;
   #onStep;
+  #onWait;
   #name = "";
   #keeping = false;
+  #ended = false;
   /** @type {Promise<Plan> | undefined} */
   #opened;
   /** @type {Promise<any>} */
@@ -59,19 +68,20 @@ export class OwnerSession {
    * @param {import("./owner/release.js").Policy} [options.release]
    * @param {Worker} [options.worker] that runs `worker.js`, where that is not beside this module
    * @param {(step: Step) => void} [options.onStep]
+   * @param {(seconds: number) => void} [options.onWait] where the service is busy
    */
-  constructor({ service = "", token = "", contract, release, worker, onStep = () => {} }) {
+  constructor({
+    service = "", token = "", contract, release, worker, onStep = () => {}, onWait = () => {},
+  }) {
     this.#service = service.replace(/\/$/, "");
     this.#token = token;
     this.#contract = contract;
     this.#release = release;
     this.#onStep = onStep;
+    this.#onWait = onWait;
     this.#worker = worker ?? new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.#worker.addEventListener("message", ({ data }) => this.#answered(data));
-    this.#worker.addEventListener("error", () => {
-      for (const { reject } of this.#waiting.values()) reject(new Error("the worker ended"));
-      this.#waiting.clear();
-    });
+    this.#worker.addEventListener("error", () => this.#over());
   }
 
   /** The plan, checked. @returns {Promise<Plan>} */
@@ -109,7 +119,7 @@ export class OwnerSession {
   unlock(passphrase) {
     return this.#inTurn(async () => {
       await this.plan();
-      this.#name = (await this.#call("unlock", { passphrase })).value;
+      this.#name = (await this.#call("unlock", { service: this.#service, passphrase })).value;
       this.#keeping = true;
     });
   }
@@ -130,7 +140,7 @@ export class OwnerSession {
   /** Delete the stored keys; those in use last until `end`. */
   forget() {
     return this.#inTurn(async () => {
-      await this.#call("forget", {});
+      await this.#call("forget", { service: this.#service });
       this.#keeping = false;
     });
   }
@@ -138,6 +148,7 @@ export class OwnerSession {
   /** Forget the secret key, and have the service forget the public ones, unless they are kept. */
   end() {
     this.#worker.terminate();
+    this.#over();
     if (this.#name === "" || this.#keeping) return;
     const path = `/v1/keys/${this.#name}`;
     this.#name = "";
@@ -162,15 +173,11 @@ export class OwnerSession {
     const plan = await this.plan();
     if (this.#name !== "") return plan;
     const { body } = await this.#patiently(() => this.#request("GET", "/v1/keys/binding", 4096));
-    const { binding } = JSON.parse(new TextDecoder().decode(body));
-    const pairs = String(binding).match(/../g) ?? [];
-    const bytes = Uint8Array.from(pairs, (pair) => parseInt(pair, 16));
-    const made = await this.#call("material", { binding: bytes });
+    const made = await this.#call("material", { binding: fromHex(digits(body, "binding")) });
     this.#onStep({ name: "keys", milliseconds: made.milliseconds, bytes: 0 });
     const began = performance.now();
     const sent = await this.#patiently(() => this.#request("PUT", "/v1/keys", 4096, made.value));
-    const { key_id: name } = JSON.parse(new TextDecoder().decode(sent.body));
-    this.#name = encodeURIComponent(String(name));
+    this.#name = digits(sent.body, "key_id");
     await this.#call("named", { name: this.#name });
     const milliseconds = performance.now() - began;
     this.#onStep({ name: "send keys", milliseconds, bytes: made.value.length });
@@ -212,8 +219,11 @@ export class OwnerSession {
       } catch (error) {
         const busy = error instanceof ServiceError && [429, 503].includes(error.status);
         if (!busy || attempt === ATTEMPTS) throw error;
-        const seconds = (1 + Math.random() * attempt) * (error.wait || 1);
-        await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(seconds, 60)));
+        // At random: others were refused at the same time, and would come back together.
+        const random = 1 + (randomBytes(1)[0] / 256) * attempt;
+        const seconds = Math.min(random * (error.wait || 1), 60);
+        this.#onWait(seconds);
+        await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
       }
     }
   }
@@ -235,6 +245,8 @@ export class OwnerSession {
    * @param {Uint8Array<ArrayBuffer>} [body]
    */
   async #request(method, path, most, body) {
+    // Other characters stand in no header.
+    if (!/^[!-~]*$/.test(this.#token)) throw new ServiceError("no-token", 401, NO_TOKEN);
     try {
       const options = this.#options(method);
       const signal = AbortSignal.timeout(TIMEOUT_MILLISECONDS);
@@ -247,17 +259,27 @@ export class OwnerSession {
     } catch (error) {
       if (error instanceof ServiceError) throw error;
       const slow = /** @type {Error} */ (error).name === "TimeoutError";
-      throw new ServiceError(slow ? "slow" : "unreachable", 0, slow ? SLOW : UNREACHABLE);
+      if (slow) throw new ServiceError("slow", 0, SLOW);
+      const elsewhere = new URL(this.#service, location.href).origin !== location.origin;
+      throw new ServiceError("unreachable", 0, UNREACHABLE + (elsewhere ? ELSEWHERE : ""));
     }
   }
 
   /** @param {string} call @param {object} argument @returns {Promise<{value: any, milliseconds: number}>} */
   #call(call, argument) {
+    if (this.#ended) return Promise.reject(new ServiceError("no-worker", 0, ENDED));
     const id = this.#calls++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
       this.#worker.postMessage({ id, call, argument });
     });
+  }
+
+  /** Nothing is answered from now on. */
+  #over() {
+    this.#ended = true;
+    for (const { reject } of this.#waiting.values()) reject(new ServiceError("no-worker", 0, ENDED));
+    this.#waiting.clear();
   }
 
   /** @param {any} data */
@@ -285,6 +307,16 @@ async function limited(response, most) {
   const body = new Uint8Array(size);
   parts.reduce((offset, part) => (body.set(part, offset), offset + part.length), 0);
   return body;
+}
+
+/** A field of a reply. @param {Uint8Array<ArrayBuffer>} body @param {string} field */
+function digits(body, field) {
+  let value;
+  try {
+    value = JSON.parse(new TextDecoder().decode(body))[field];
+  } catch {}
+  if (/^([0-9a-f]{2})+$/.test(value)) return value;
+  throw new ServiceError("no-answer", 0, "The service's reply is none that this release knows.");
 }
 
 /** @param {Response} response @param {Uint8Array<ArrayBuffer>} body */

@@ -96,7 +96,7 @@ export class Vault {
       this.#salt = randomBytes(SALT_BYTES);
       this.#key = await derived(passphrase, this.#salt);
     }
-    if (!this.#key) throw new SecretsError("give a passphrase, under which keys are kept");
+    if (!this.#key) throw new SecretsError("no keys are kept here");
     const bytes = new Uint8Array(COUNTS_BYTES + SESSION_BYTES + secrets.coefficients.length);
     new Float64Array(bytes.buffer, 0, 2).set([counts.nextId, counts.released]);
     bytes.set(secrets.session, COUNTS_BYTES);

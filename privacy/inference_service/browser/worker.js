@@ -25,7 +25,14 @@ function present(value, name) {
   return value;
 }
 
-/** @param {string} [passphrase] */
+/** The place where keys are kept, which this tab alone uses from now on. @param {string} service */
+async function ours(service) {
+  vault ??= await Vault.of(service);
+  if (await vault.mine()) return vault;
+  throw new SecretsError("another tab uses the keys that are kept here; close it first");
+}
+
+/** Keep what has changed, where keys are kept. @param {string} [passphrase] to begin so */
 async function keep(passphrase) {
   if (!vault || (!vault.open && !passphrase)) return;
   const { plan: { digest }, secrets, counts } = present(owner, "key");
@@ -45,20 +52,20 @@ const CALLS = {
     if (!(await vault.full())) return "none";
     return (await vault.mine()) ? "here" : "elsewhere";
   },
-  async unlock({ passphrase }) {
+  async unlock({ service, passphrase }) {
     const now = present(plan, "plan");
-    const { name, secrets, counts } = await present(vault, "vault").unlock(passphrase, now.digest);
+    const { name, secrets, counts } = await (await ours(service)).unlock(passphrase, now.digest);
     owner = await DataOwner.restore(now, policy, secrets, counts);
     keyName = name;
     return name;
   },
   async keep({ service, passphrase }) {
-    vault ??= await Vault.of(service);
-    if (!(await vault.mine())) throw new SecretsError("another tab keeps keys here; close it first");
+    if (!passphrase) throw new SecretsError("give a passphrase, under which keys are kept");
+    await ours(service);
     await keep(passphrase);
   },
-  async forget() {
-    await vault?.forget();
+  async forget({ service }) {
+    await (await ours(service)).forget();
   },
   async material({ binding }) {
     const fresh = await DataOwner.create(present(plan, "plan"), policy);

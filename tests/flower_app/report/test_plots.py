@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from flower_app.report.plots import plot_noise, plot_training
+from flower_app.report.plots import plot_holdings, plot_noise, plot_training
 
 ROUNDS = (1, 2, 3, 10, 100)
 
@@ -91,3 +92,13 @@ def test_noise_and_signal_of_any_number_of_rounds(
     figure, _ = drawn  # as PNG and as SVG
     (axis,) = figure.axes
     check(figure, axis, rounds)
+
+
+def test_holdings_stand_on_each_other_label_by_label(tmp_path: Path, drawn: list[Figure]) -> None:
+    counts = np.array([[3, 0, 2], [0, 4, 1], [9, 9, 9]])
+    plot_holdings(tmp_path / "holdings.png", counts=counts, clients=2)
+    (axis,) = drawn[0].axes
+    shapes = [patch.get_data() for patch in axis.patches]
+    assert [list(shape.values) for shape in shapes] == [[3, 0], [3, 4], [5, 5]]
+    assert [list(shape.baseline) for shape in shapes] == [[0, 0], [3, 0], [3, 4]]
+    assert list(shapes[0].edges) == [-0.5, 0.5, 1.5]

@@ -19,8 +19,10 @@ from flower_app.__main__ import main
 from flower_app.data import load_dataset
 from flower_app.models.build import build_model
 from flower_app.shared.folders import PartyFolder
+from flower_app.tasks import build_for, read_task
 from privacy.shared_inference import Address, DataOwner, RemoteWorkers
 from privacy.shared_inference.errors import LinkError, MaterialError
+from tests.flower_app.tasks.projects import project
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,7 +53,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(name: str, folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A worker's process, and its address."""
     command = [sys.executable, "-m", "flower_app", "worker", name, str(folder / name)]
-    command += ["--patience", "2", *options]
+    command += ["--patience", "10", *options]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -158,3 +160,43 @@ def test_the_same_material_is_refused_to_two_processes(
         asked = ["ask", "a:1,b:2", str(session / "digit.npy"), "--shared", str(own.path)]
         assert main(asked) == 1
         assert "another process uses the material" in capsys.readouterr().err
+
+
+def test_rows_of_a_task_are_answered_by_their_columns_and_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = project(tmp_path / "project")
+    results = tmp_path / "results"
+    results.mkdir()
+    own = read_task(task)
+    model = build_for(own)
+    torch.nn.init.constant_(model[-1].weight[1], 1.0)
+    save_file(model.state_dict(), results / "model.safetensors")
+    (results / "config.json").write_text(json.dumps({"model": own.model, "task": str(task)}))
+    shutil.copy(task, results / "task.toml")
+    folder = tmp_path / "session"
+    for command in (
+        ["share", "plan", str(results), str(tmp_path / "plan")],
+        ["provider", "begin", str(tmp_path / "plan"), str(folder)],
+        ["share", "model", str(results), str(folder / "model-owner")],
+        ["provider", "deal", str(folder), "--questions", "3"],
+    ):
+        assert main(command) == 0
+    for worker in ("alice", "bob"):
+        shutil.copy(folder / "model-owner" / f"{worker}.model", folder / worker / "model")
+    ask = ["--shared", str(folder / "data-owner"), "--task", str(task)]
+    rows = ["age=100,sex=male", "age=1,sex=male"]
+    with (
+        started("bob", folder, "--listen", "127.0.0.1:0") as (_, bob),
+        started("alice", folder, "--listen", "127.0.0.1:0", "--bob", bob) as (_, alice),
+    ):
+        capsys.readouterr()
+        assert main(["ask", f"{alice},{bob}", *rows, *ask]) == 0
+        out = capsys.readouterr().out
+        assert out == f"[1/2] {rows[0]}: a visit\n[2/2] {rows[1]}: no visit\n"
+        np.save(tmp_path / "digit.npy", np.zeros((28, 28), dtype=np.uint8))
+        assert main(["ask", f"{alice},{bob}", str(tmp_path / "digit.npy"), *ask[:2]]) == 1
+        assert "which no model here has; give --task FILE" in capsys.readouterr().err
+        task.write_text(task.read_text().replace("age = [0, 110]", "age = [0, 120]"))
+        assert main(["ask", f"{alice},{bob}", *rows, *ask]) == 1
+        assert "which the task visits does not have" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from flower_app import client_app
 from flower_app.data import encode, load_client_folder
 from flower_app.models.build import build_model
 from flower_app.settings import PATHS_OF_THE_SERVER, Settings
+from flower_app.training import local_steps
 from privacy.accounting import Full, GaussianRelease, Repeated, epsilon, read_ledger
 from privacy.training import ClientLedger
 from strategies import Budget, DPFedAvg, InProcessGrid, PrivateResult
@@ -441,7 +442,7 @@ def test_a_node_that_fails_on_its_records_answers_and_pays_as_any_other(
 
     usual = answers(tmp_path / "usual")
     assert usual == ([False] * ROUNDS + [True] * 2, ROUNDS)
-    build = client_app.model_of
+    build = local_steps.model_of
 
     def wants_memory(_: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         if len(inputs[0]) == 50:  # the trial before has fewer records
@@ -452,7 +453,7 @@ def test_a_node_that_fails_on_its_records_answers_and_pays_as_any_other(
         model.register_forward_pre_hook(wants_memory)
         return model
 
-    monkeypatch.setattr(client_app, "model_of", failing)
+    monkeypatch.setattr(local_steps, "model_of", failing)
     assert answers(tmp_path / "failing") == usual
 
 
@@ -575,14 +576,14 @@ def test_failures_in_training_are_in_the_owners_log_alone(
 ) -> None:
     node = Node(tmp_path)
     usual = node.trains(RUN)
-    real = client_app.train
+    real = local_steps.train
 
     def fails(model: Any, data: Any, **options: Any) -> Any:
         if len(data[1]):
             raise RuntimeError(f"record 7 says {int(data[1][7])}")
         return real(model, data, **options)
 
-    monkeypatch.setattr(client_app, "train", fails)
+    monkeypatch.setattr(local_steps, "train", fails)
     assert node.trains(RUN) == pytest.approx(usual, rel=0.1)
     assert any("record 7 says" in line for line in node_log)
 

@@ -179,7 +179,7 @@ def test_a_run_that_breaks_off_at_its_results_goes_on(
     def full(*args: Any, **kw: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    settings = {"rounds": 1, "sampling_rate": 0.5, "encrypted_test_images": 0}
+    settings = {"rounds": 1, "sampling_rate": 1.0, "encrypted_test_images": 0}
     with monkeypatch.context() as patched:
         patched.setattr("flower_app.finish.write_report", full)
         with pytest.raises(OSError, match="No space left"):

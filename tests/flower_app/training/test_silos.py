@@ -16,9 +16,9 @@ from flower_app.models.build import build_model
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines, trained_model
 from flower_app.settings import Settings
-from flower_app.training import silo_node
 from flower_app.training.assembly import check_run
 from flower_app.training.resumption import with_settings_of_run
+from flower_app.training.silo_records import records
 from flower_app.training.silos import number_of_records
 from privacy.accounting.__main__ import main as accounting
 from strategies import InProcessGrid, run_in_process
@@ -199,15 +199,15 @@ def test_no_image_is_trained_on_and_tested_on_and_none_is_left_out() -> None:
     config = SMALL | {"silos": 10}
     settings = Settings.from_config(config)
     grid = InProcessGrid(client_app.app, 10, run_config=config)
-    records = np.array(
+    held = np.array(
         [
-            [len(silo_node._records(settings, grid.context(node), test=t)) for t in (False, True)]
+            [len(records(settings, grid.context(node), test=t)) for t in (False, True)]
             for node in range(1, 11)
         ]
     )
-    assert records.sum(axis=0).tolist() == [number_of_records(settings), 5_000]
+    assert held.sum(axis=0).tolist() == [number_of_records(settings), 5_000]
     sizes = load_partitions(settings.partition_spec(10), load_dataset("mnist")).sizes
-    assert np.array_equal(records.sum(axis=1), sizes)
+    assert np.array_equal(held.sum(axis=1), sizes)
     assert np.ptp(sizes) == 0
 
 

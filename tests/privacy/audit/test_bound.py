@@ -6,6 +6,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from privacy.accounting import Adjacency, Full, GaussianRelease, Ledger, read_le
 from privacy.audit import (
     audit,
     epsilon_lower_bound,
+    independent_cohorts_p_value,
     judge,
     p_value,
     poisson_cohort_p_value,
@@ -150,6 +152,23 @@ def test_cohorts_of_fixed_size_are_not_poisson() -> None:
     assert poisson_cohort_p_value(drawn, population=80, rate=0.25) > 1e-7
     assert poisson_cohort_p_value([20] * 60, population=80, rate=0.25) < 1e-12
     assert poisson_cohort_p_value(drawn, population=80, rate=0.5) < 1e-12
+
+
+def test_cohorts_that_rounds_share_or_take_turns_in_are_not_drawn_anew() -> None:
+    source = SystemRandomness()
+
+    def drawn(count: int) -> list[set[int]]:
+        return [set(np.flatnonzero(source.bernoulli(0.25, 80)).tolist()) for _ in range(count)]
+
+    usual: dict[str, Any] = {"population": 80, "rate": 0.25}
+    honest = [independent_cohorts_p_value(drawn(10), **usual) for _ in range(12)]
+    assert max(honest) > 0.05  # all twelve below it: once in 10¹⁵
+    assert independent_cohorts_p_value(drawn(1) * 10, **usual) == pytest.approx(0.0002)
+    turns = [set(range(first, 80, 4)) for first in range(4)] * 2
+    assert independent_cohorts_p_value(turns, **usual) == pytest.approx(0.0002)
+    assert independent_cohorts_p_value(drawn(1), **usual) == 1.0
+    with pytest.raises(ValueError, match="cohorts holds"):
+        independent_cohorts_p_value(drawn(9), population=3, rate=0.25)
 
 
 def test_the_command_line_bounds_and_judges(tmp_path: Path) -> None:

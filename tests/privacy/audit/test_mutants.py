@@ -133,6 +133,21 @@ def drawing(sampling: Sampling) -> Make:
     return make
 
 
+def drawn_once(folder: Path) -> DPFedAvg:
+    """Draws a cohort by Poisson sampling, and keeps it."""
+    strategy = DPFedAvg(**settings(folder, sampling=Poisson(0.25)))
+    first = strategy._run.draw
+    kept: list[Any] = []
+
+    def once(*given: Any) -> Any:
+        if not kept:
+            kept.append(first(*given))
+        return kept[0]
+
+    strategy._run.draw = once  # type: ignore[method-assign]
+    return strategy
+
+
 MUTANTS: dict[str, tuple[Make, str]] = {
     "no noise": (honest(mechanism=NoNoise()), "last model"),
     "noise for the mean of weights": (
@@ -146,9 +161,10 @@ MUTANTS: dict[str, tuple[Make, str]] = {
     "a seed fixed": (lambda f: DPFedAvg(**settings(f, randomness=FixedSeed(7))), "second run"),
     "Poisson claimed over fixed size": (
         drawing(FixedSize(round(0.25 * (CLIENTS + CANARIES)), CLIENTS + CANARIES)),
-        "cohorts",
+        "cohorts: their sizes",
     ),
-    "half the sampling rate claimed": (drawing(Poisson(0.5)), "cohorts"),
+    "half the sampling rate claimed": (drawing(Poisson(0.5)), "cohorts: their sizes"),
+    "one cohort for all rounds": (drawn_once, "do not draw them independently"),
 }
 
 
@@ -289,13 +305,16 @@ def test_rounds_in_which_nobody_was_asked_count_for_the_separation(tmp_path: Pat
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_mutant_is_caught(name: str) -> None:
     make, by = MUTANTS[name]
-    result = audited(make, rounds=20 if by == "cohorts" else ROUNDS)
+    rounds = {"cohorts: their sizes": 20, "do not draw them independently": 10}
+    result = audited(make, rounds=rounds.get(by, ROUNDS))
     assert result.claimed_epsilon <= 1.0
     assert not result.passed
     assert any(by in finding for finding in result.findings), result.findings
 
 
-def test_an_honest_strategy_is_contradicted_no_oftener_than_stated() -> None:
+def test_an_honest_strategy_is_contradicted_no_oftener_than_stated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """24 audits at 95 %, Full and Poisson and weighted: a false alarm in 10⁶ of this test."""
     kinds: Sequence[dict[str, Any]] = (
         {},
@@ -309,6 +328,8 @@ def test_an_honest_strategy_is_contradicted_no_oftener_than_stated() -> None:
     # With ε = 8 there is something to be seen, and the audit sees it.
     loose = [result.epsilon_lower for result in results[3::4]]
     assert np.median(loose) > 1.0
+    assert np.median([result.gaussian_epsilon_lower for result in results[3::4]]) > 1.8
+    assert not any(record.exc_info for record in caplog.records)  # canaries that are not there
 
 
 def test_the_population_must_be_that_of_the_audit() -> None:

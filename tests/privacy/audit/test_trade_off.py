@@ -140,6 +140,22 @@ def test_findings_are_of_the_curve_where_there_is_one() -> None:
     assert exact.as_dict()["gaussian_epsilon_lower"] is None
 
 
+def test_an_audit_that_could_contradict_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether it could is a matter of the claim and the numbers, not of the guesses."""
+    event = GaussianRelease(0.5, Full())
+    curve = PrivacyCurve.of_events([event], delta=1e-5)
+    claimed = epsilon([event], delta=1e-5)
+    for canaries, blind in ((100, True), (2000, False)):
+        included = np.arange(canaries) % 2 == 0
+        for scores in (included.astype(float), np.zeros(canaries)):
+            usual: dict[str, Any] = {"claimed_epsilon": claimed, "delta": 1e-5, "curve": curve}
+            result = judge({"a": scores}, included, **usual)
+            assert result.blind == blind
+            assert ("Give more canaries or more guesses" in caplog.text) == blind
+            caplog.clear()
+    assert not judge({"a": scores}, included, claimed_epsilon=math.inf, delta=1e-5).blind
+
+
 @pytest.mark.parametrize("points", [(), ((-1.0, 0.1),), ((1.0, 1.1),), ((math.nan, 0.0),)])
 def test_a_claim_that_is_none_is_refused(points: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(ValueError, match="points"):

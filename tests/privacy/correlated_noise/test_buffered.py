@@ -120,7 +120,9 @@ def test_what_a_client_moves_is_within_reach_of_rounded_buffers() -> None:
     assert moved > 0.999 * ideal
     assert moved != pytest.approx(ideal, rel=1e-7), "rounding is seen"
     assert moved <= np.sqrt(5) * factor.reach(radius, size)
-    assert factor.reach(radius, size) > radius * factor.norm
+    off = (2**8 + ONE / 500 + 2**8 + ONE / 30_000) / ONE
+    paid = radius * factor.norm + np.sqrt(size * 24) * off
+    assert factor.reach(radius, size) == pytest.approx(paid, rel=1e-9)
 
 
 def test_buffers_exceed_the_exact_sums_by_less_than_is_paid() -> None:

@@ -1,6 +1,7 @@
 """Links: whole messages both ways at once, of any size, over mutual TLS, with limits."""
 
 import datetime
+import ipaddress
 import socket
 import ssl
 import struct
@@ -32,6 +33,7 @@ from privacy.shared_inference.errors import LinkError
 from tests.privacy.shared_inference.shared_models import made
 
 ROOT = Path(__file__).parents[3]
+HERE = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 
 
 def authority(folder: Path, *names: str) -> Path:
@@ -53,7 +55,7 @@ def authority(folder: Path, *names: str) -> Path:
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(hours=1))
             .add_extension(x509.BasicConstraints(ca=name == "ca", path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), HERE]), critical=False)
         )
         pem = serialization.Encoding.PEM
         signed = builder.sign(root, hashes.SHA256())
@@ -105,7 +107,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Link,
             lambda: calling.wrap_socket(one, server_hostname="bob"),
             lambda: listening.wrap_socket(other, server_side=True),
         )
-    with Link(one, timeout=5.0) as first, Link(other, timeout=5.0) as second:
+    with Link(one, timeout=60.0) as first, Link(other, timeout=60.0) as second:
         yield first, second
 
 
@@ -127,6 +129,62 @@ def test_who_is_gone_or_sends_too_much_is_an_error(pair: tuple[Link, Link]) -> N
         one.exchange(bytes(1 << 20))
 
 
+def test_no_more_is_taken_than_is_allowed() -> None:
+    one, other = connected()
+    with Link(one, timeout=60.0) as sender, Link(other, timeout=60.0, max_bytes=8) as link:
+        sender.send(bytes(8))
+        assert link.receive() == bytes(8)
+        sender.send(bytes(9))
+        with pytest.raises(LinkError, match="announced 9 bytes, 8 are allowed"):
+            link.receive()
+
+
+def test_messages_that_come_at_once_are_taken_one_by_one() -> None:
+    one, other = connected()
+    messages = [b"a", b"", bytes(70_000), b"b" * 40_000, b"c" * 40_000, b"d"]
+    with one, Link(other, timeout=60.0) as link:
+        assert link.quiet
+        sender = threading.Thread(
+            target=one.sendall, args=(b"".join(struct.pack("<I", len(m)) + m for m in messages),)
+        )
+        sender.start()
+        for message in messages[:-1]:
+            assert link.receive() == message
+        assert not link.quiet
+        assert link.exchange(bytes(1 << 16)) == b"d"
+        sender.join()
+
+
+@pytest.mark.parametrize("weak", ["client without a certificate", "older client", "older server"])
+def test_both_sides_have_certificates_and_tls_of_today(weak: str, tmp_path: Path) -> None:
+    """Whoever wraps a connection by hand relies on it."""
+    folder = authority(tmp_path / "trusted", "alice", "bob")
+    calling = context(folder, "alice", folder, listens=False)
+    listening = context(folder, "bob", folder, listens=True)
+    if weak == "older server":
+        listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        listening.load_cert_chain(folder / "bob.crt", folder / "bob.key")
+        listening.maximum_version = ssl.TLSVersion.TLSv1_2
+    else:
+        calling = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        calling.load_verify_locations(folder / "ca.crt")
+        if weak == "older client":
+            calling.load_cert_chain(folder / "alice.crt", folder / "alice.key")
+            calling.maximum_version = ssl.TLSVersion.TLSv1_2
+    one, other = connected()
+
+    def listen() -> bytes:
+        with listening.wrap_socket(other, server_side=True) as secured:
+            return secured.recv(1)
+
+    def call() -> None:
+        with calling.wrap_socket(one, server_hostname="bob") as secured:
+            secured.sendall(b"!")
+
+    ends = both(listen, call)
+    assert isinstance(ends[weak == "older server"], ssl.SSLError), ends
+
+
 def test_silence_ends() -> None:
     one, other = connected()
     silent = pytest.raises(LinkError, match="said nothing for 0\\.05 s")
@@ -144,11 +202,11 @@ def test_a_certificate_of_another_authority_is_refused(stranger: str, tmp_path: 
     listening = context(folder["bob"], "bob", trusted, listens=True)
 
     def call() -> bytes:
-        with Link(calling.wrap_socket(one, server_hostname="bob"), timeout=5.0) as link:
+        with Link(calling.wrap_socket(one, server_hostname="bob"), timeout=60.0) as link:
             return link.exchange(b"hello")
 
     def listen() -> bytes:
-        with Link(listening.wrap_socket(other, server_side=True), timeout=5.0) as link:
+        with Link(listening.wrap_socket(other, server_side=True), timeout=60.0) as link:
             return link.exchange(b"hello")
 
     ends = both(call, listen)

@@ -81,6 +81,11 @@ HOSTILE = {
     "a line too wide": with_line(width=63),
     "a line too narrow": with_line(width=1),
     "a line cut too far": with_line(shift=62),
+    "a line of more bits than a number": with_line(width=62, shift=3),
+    "a ReLU of more bits than a number": written(
+        {"kind": "relu", "source": 0, "size": 4, "width": 62, "shift": 3}, affine(1, 4)
+    ),
+    "a model that somebody knows": written(line(), affine(1, 4), public_model=1),
     "a line of other size": with_line(size=3),
     "a line of the future": with_line(source=1),
     "a line at the end": written(line(), logits=4),
@@ -118,7 +123,13 @@ def test_plans_that_do_not_hold_together_are_refused(case: str) -> None:
 
 
 def test_the_same_plans_without_the_fault_are_read() -> None:
-    for good in (with_line(), with_windows(0, 1, 2, 3), with_windows(0, 1, 3, window=3, places=3)):
+    relu = {"kind": "relu", "source": 0, "size": 4, "width": 61, "shift": 3}
+    for good in (
+        written(relu, affine(1, 4)),
+        with_line(),
+        with_windows(0, 1, 2, 3),
+        with_windows(0, 1, 3, window=3, places=3),
+    ):
         assert Plan.from_bytes(good).to_bytes() == good
 
 

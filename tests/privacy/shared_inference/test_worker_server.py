@@ -14,6 +14,7 @@ import pytest
 from privacy.shared_inference import (
     Address,
     Link,
+    RemoteWorkers,
     SharedModel,
     Worker,
     WorkerLimits,
@@ -21,10 +22,11 @@ from privacy.shared_inference import (
     compile_model,
 )
 from privacy.shared_inference.between import Between
+from privacy.shared_inference.endpoints import call
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
 from privacy.shared_inference.frames import Kind, State, frame, refusal, refused, split
-from privacy.shared_inference.messages import Head, Party, Tag
-from tests.privacy.shared_inference.parties import session
+from privacy.shared_inference.messages import OVERHEAD, Head, Party, Tag
+from tests.privacy.shared_inference.parties import Session, session
 from tests.privacy.shared_inference.shared_models import made
 from tests.privacy.shared_inference.test_link import authority, connected, context
 from tests.privacy.shared_inference.test_parties import mutations
@@ -41,10 +43,10 @@ def compiled() -> SharedModel:
 @contextlib.contextmanager
 def serving(worker: Worker) -> Iterator[WorkerServer]:
     """Bob's server, which nobody calls."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    bound = socket.create_server(("127.0.0.1", 0))
     nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     limits = WorkerLimits(patience=0.05)
-    with WorkerServer(worker, listening, listens=nobody, limits=limits) as server:
+    with WorkerServer(worker, bound, listens=nobody, limits=limits) as server:
         yield server
 
 
@@ -124,39 +126,131 @@ def text_of(reply: bytes) -> str:
     return str(refused(body, "bob"))
 
 
-@pytest.mark.parametrize(
-    ("name", "caller"),
-    [("bob", "bob"), ("bob", "model-owner"), ("alice", "alice"), ("alice", "bob")],
-)
-def test_nobody_asks_but_the_data_owner(
-    name: str, caller: str, compiled: SharedModel, tmp_path: Path
-) -> None:
-    here = session(compiled, 1)
-    folder = authority(tmp_path / "trusted", "alice", "bob", "data-owner", "model-owner")
+@contextlib.contextmanager
+def listening(
+    here: Session, name: str, folder: Path, limits: WorkerLimits | None = None
+) -> Iterator[Address]:
+    """A worker's server with certificates of a folder, at work."""
     given: dict[str, Any] = {"listens": context(folder, name, folder, listens=True)}
     if name == "alice":
         calling = context(folder, name, folder, listens=False)
         given |= {"calling": calling, "bob": Address("127.0.0.1", 1)}
     worker = here.alice if name == "alice" else here.bob
-    listening = socket.create_server(("127.0.0.1", 0))
-    with WorkerServer(worker, listening, **given) as server:
+    bound = socket.create_server(("127.0.0.1", 0))
+    address = Address(*bound.getsockname())
+    with WorkerServer(worker, bound, **given, limits=limits) as server:
 
-        def asked(own: str) -> bytes:
-            one = socket.create_connection(listening.getsockname())
-            attending = threading.Thread(target=server._attend, args=(listening.accept()[0],))
-            server._places.acquire()
-            attending.start()
-            calls = context(folder, own, folder, listens=False)
-            try:
-                with Link(calls.wrap_socket(one, server_hostname=name), timeout=5.0) as link:
-                    link.send(frame(Kind.STATE))
-                    return link.receive()
-            finally:
-                attending.join()
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # the listening socket was closed
+                server.serve()
 
+        threading.Thread(target=serve, daemon=True).start()
+        yield address
+        bound.shutdown(socket.SHUT_RDWR)
+
+
+def calls(own: str, name: str, address: Address, folder: Path) -> Link:
+    calling = context(folder, own, folder, listens=False)
+    return call(address, name, calling, timeout=60.0, max_bytes=10_000)
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates") / "trusted"
+    return authority(folder, "alice", "bob", "data-owner", "model-owner")
+
+
+@pytest.mark.parametrize(
+    ("name", "caller"),
+    [("bob", "bob"), ("bob", "model-owner"), ("alice", "alice"), ("alice", "bob")],
+)
+def test_nobody_asks_but_the_data_owner(
+    name: str, caller: str, compiled: SharedModel, trusted: Path
+) -> None:
+    with listening(session(compiled, 1), name, trusted) as address:
+        with calls(caller, name, address, trusted) as link, pytest.raises(LinkError, match="gone"):
+            link.exchange(frame(Kind.STATE))
+        with calls("data-owner", name, address, trusted) as link:
+            assert link.exchange(frame(Kind.STATE))[0] == Kind.STATE
+
+
+def test_strangers_without_a_certificate_keep_nobody_out(
+    compiled: SharedModel, trusted: Path
+) -> None:
+    """Who says nothing holds no place, and goes when there are too many of them."""
+    limits = WorkerLimits(connections=2)
+    with (
+        listening(session(compiled, 1), "bob", trusted, limits) as address,
+        contextlib.ExitStack() as stack,
+    ):
+        silent = [socket.create_connection((address.host, address.port)) for _ in range(90)]
+        for one in silent:
+            stack.enter_context(one)
+        links = [calls("data-owner", "bob", address, trusted) for _ in range(2)]
+        for link in links:
+            assert stack.enter_context(link).exchange(frame(Kind.STATE))[0] == Kind.STATE
+        silent[0].settimeout(60.0)
+        assert silent[0].recv(1) == b""
+        with calls("data-owner", "bob", address, trusted) as link, pytest.raises(LinkError):
+            link.exchange(frame(Kind.STATE))  # both places are taken
+        links[0].close()
+        for _ in range(1000):  # until the server has seen it
+            with (
+                contextlib.suppress(LinkError),
+                calls("data-owner", "bob", address, trusted) as link,
+            ):
+                assert link.exchange(frame(Kind.STATE))[0] == Kind.STATE
+                return
+        pytest.fail("a place that was left is not given again")
+
+
+def test_a_frame_longer_than_a_question_ends_the_connection(
+    compiled: SharedModel, trusted: Path
+) -> None:
+    most = 8 * 10 + OVERHEAD + 1
+    with (
+        listening(session(compiled, 1), "bob", trusted) as address,
+        calls("data-owner", "bob", address, trusted) as link,
+    ):
+        assert link.exchange(bytes(most))[0] == Kind.REFUSAL
         with pytest.raises(LinkError, match="gone"):
-            asked(caller)
-        assert asked("data-owner")[0] == Kind.STATE
+            link.exchange(bytes(most + 1))
+
+
+def test_workers_of_another_plan_get_no_question(compiled: SharedModel, trusted: Path) -> None:
+    there = session(compiled, 1)
+    shape, model = made("relu", seed=1)
+    another = compile_model(model, input_shape=shape, input_range=(-1, 1), batch_size=3)
+    own = session(another, 1).owner
+    with (
+        listening(there, "alice", trusted) as alice,
+        listening(there, "bob", trusted) as bob,
+        RemoteWorkers(
+            own,
+            alice=alice,
+            bob=bob,
+            context=context(trusted, "data-owner", trusted, listens=False),
+        ) as workers,
+        pytest.raises(MessageError, match="alice works for another plan"),
+    ):
+        workers.logits(INPUT)
+    assert own.material.left == 1
+
+
+def test_a_failed_exchange_ends_the_workers_link(compiled: SharedModel) -> None:
+    """Nothing of one question is left on it when the next one begins."""
+    here = session(compiled, 1)
+    one, other = connected()
+    with serving(here.bob) as server, Link(one, timeout=60.0) as alice:
+        server._between.offer(Link(other, timeout=60.0))
+        question = here.owner.ask(INPUT)
+        message = bytearray(next(here.alice.answer(question.for_alice)))
+        message[-1] ^= 1
+        alice.send(bytes(message))
+        assert "was altered" in text_of(server.reply(frame(Kind.QUESTION, question.for_bob)))
+        assert len(alice.receive()) == len(message)
+        with pytest.raises(LinkError, match="gone"):
+            alice.receive()
 
 
 @pytest.mark.parametrize("error", [MaterialError("a"), LinkError("b"), MessageError("c")])
@@ -187,14 +281,14 @@ def about(question: int) -> bytes:
 def between(*sent: bytes) -> Iterator[tuple[Between, list[Link]]]:
     """Alice's link to bob, who sends one message on each call and is silent after it."""
     pairs = [connected() for _ in sent]
-    bobs = [Link(other, timeout=5.0) for _, other in pairs]
+    bobs = [Link(other, timeout=60.0) for _, other in pairs]
     for link, message in zip(bobs, sent, strict=True):
         link.send(message)
-    calls = (Link(one, timeout=5.0) for one, _ in pairs)
+    calls = (Link(one, timeout=60.0) for one, _ in pairs)
     with contextlib.ExitStack() as stack:
         for link in bobs:
             stack.enter_context(link)
-        made_of = Between("bob", call=lambda: next(calls), patience=5.0, timeout=5.0)
+        made_of = Between("bob", call=lambda: next(calls), patience=60.0, timeout=60.0)
         stack.callback(made_of.close)
         yield made_of, bobs
 
@@ -212,6 +306,16 @@ def test_what_is_left_of_earlier_questions_is_left_behind() -> None:
         assert link.exchange(6, about(6)) == about(6)
 
 
+def test_a_link_that_fails_makes_room_for_the_next() -> None:
+    (first, gone), (second, bob) = connected(), connected()
+    gone.close()
+    called = iter([Link(first, timeout=60.0), Link(second, timeout=60.0)])
+    link = Between("bob", call=lambda: next(called), patience=60.0, timeout=60.0)
+    with Link(bob, timeout=60.0) as there, contextlib.closing(link):
+        there.send(about(5))
+        assert link.exchange(5, about(5)) == about(5)
+
+
 def test_a_worker_that_is_ahead_is_an_error_at_once() -> None:
     with between(about(6)) as (link, _), pytest.raises(LinkError, match="is at question 6"):
         link.exchange(5, about(5))
@@ -221,9 +325,9 @@ def test_a_new_call_takes_the_place_of_the_last() -> None:
     with between() as (link, _):
         ends = [connected() for _ in range(2)]
         for one, _ in ends:
-            link.offer(Link(one, timeout=5.0))
-        with Link(ends[0][1], timeout=5.0) as old, pytest.raises(LinkError, match="gone"):
+            link.offer(Link(one, timeout=60.0))
+        with Link(ends[0][1], timeout=60.0) as old, pytest.raises(LinkError, match="gone"):
             old.receive()
-        with Link(ends[1][1], timeout=5.0) as new:
+        with Link(ends[1][1], timeout=60.0) as new:
             new.send(about(5))
             assert link.exchange(5, about(5)) == about(5)

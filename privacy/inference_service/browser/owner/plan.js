@@ -65,7 +65,7 @@ const FIELDS = {
   input_shape: each(whole(1), 1),
   input_range: each(bound, 2, 2),
   logits: whole(1),
-  degree: (value) => value in MAX_MODULUS_BITS,
+  degree: (value) => Number.isInteger(value) && value in MAX_MODULUS_BITS,
   prime_bits: each(whole(2, MAX_PRIME_BITS), 1),
   input_scale_bits: bits,
   answer_scale_bits: bits,
@@ -89,7 +89,7 @@ const FIELDS = {
   blind_layers: each(() => true),
   blind_sources: each(() => true),
   multi_label: (value) => typeof value === "boolean",
-  class_names: each((value) => text(value) && /^[^\p{C}\p{Zl}\p{Zp}]{1,100}$/u.test(value)),
+  class_names: each((value) => text(value) && /^(?:[^\p{C}\p{Z}]| ){1,100}$/u.test(value)),
 };
 
 /**
@@ -133,7 +133,11 @@ function parsed(received) {
     throw new PlanError("the plan has missing or unknown fields");
   }
   for (const name of names) {
-    if (!FIELDS[name](fields[name])) throw new PlanError(`the plan's ${name} cannot be used`);
+    let fine = false;
+    try {
+      fine = FIELDS[name](fields[name]);
+    } catch {} // nested deeper than the stack
+    if (!fine) throw new PlanError(`the plan's ${name} cannot be used`);
   }
   return fields;
 }

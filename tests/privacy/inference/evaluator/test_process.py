@@ -107,7 +107,7 @@ def test_a_program_is_given_with_its_arguments_in_a_list() -> None:
 
 
 def test_a_process_that_hangs_is_ended(process: EvaluatorProcess) -> None:
-    with start_process(model_of_a_library_that_prints, timeout=60) as stuck:
+    with start_process(model_of_a_library_that_prints) as stuck:
         assert stuck.pid is not None
         stuck.timeout = 0.2
         os.kill(stuck.pid, signal.SIGSTOP)

@@ -1,5 +1,6 @@
 """The page in a real browser, with a real service: answers, refusals, and what leaves it."""
 
+import hashlib
 import http.server
 import json
 import re
@@ -7,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,8 @@ def test_what_leaves_the_owner_has_no_secret_key_in_it(modules: Any) -> None:
         ({"input_scale_bits": 60}, "could overflow"),
         ({"input_scale_bits": -3}, "keep no precision"),
         ({"degree": 1000}, "degree cannot be used"),
+        ({"degree": "2048"}, "degree cannot be used"),
+        ({"class_names": ["a", "b\u00a0c", "d"]}, "class_names cannot be used"),
         ({"model_version": "none"}, "model_version cannot be used"),
         ({"logits": 4, "answers": [[0, 1, 2, 3]]}, "4 classes, not 3"),
         ({"parties": ["a", "b", "c"]}, "encrypted weights"),
@@ -206,6 +210,16 @@ def test_a_plan_that_lies_is_refused_before_keys_are_made(
     status(page, re.compile(f"^The service's plan was refused, and nothing was sent: .*{says}"))
     assert set(sent) == {"GET"}
     assert page.get_by_role("button", name="Ask").is_disabled()
+
+
+def test_a_plan_that_is_nested_beyond_the_stack_is_refused_too(
+    served: Service, context: Any
+) -> None:
+    low = "[" * 100_000 + "-1.0" + "]" * 100_000
+    text = served.pool.plan.to_json().replace("[-1.0,1.0]", f"[{low},1.0]")
+    context.route("**/v1/plan", lambda route: route.fulfill(body=text))
+    page = opened(context, served)
+    status(page, re.compile("^The service's plan was refused, and nothing was sent"))
 
 
 def _replayed() -> Callable[[bytes], bytes]:
@@ -353,8 +367,155 @@ def test_an_input_outside_the_range_is_not_sent(served: Service, context: Any) -
     typed(page, np.full(8, 0.5))
     page.get_by_label(NAMES[3]).fill("1.5")
     page.get_by_role("button", name="Ask").click()
-    assert page.evaluate("document.activeElement.validity.rangeOverflow")
+    assert page.locator("#number-3:invalid").get_attribute("aria-invalid") == "true"
+    assert page.evaluate("document.activeElement.validationMessage") == (
+        "Write a number from -1 to 1."
+    )
     assert sent == []
+
+
+def test_a_number_may_have_a_comma_and_what_is_none_or_two_is_not_sent(
+    served: Service, context: Any
+) -> None:
+    page = opened(context, served)
+    status(page, READY)
+    x = np.full((1, 8), 0.25)
+    typed(page, x[0])
+    field, button = page.get_by_label(NAMES[3]), page.get_by_role("button", name="Ask")
+    sent: list[str] = []
+    context.on("request", lambda request: sent.append(request.method))
+    for text, says in (
+        ("1,125", "This can mean two numbers: write 1125 or 1.125."),
+        ("1.2.3", "Write a number, such as 0.5 or 0,5."),
+        ("0 5", "Write a number, such as 0.5 or 0,5."),
+        ("half", "Write a number, such as 0.5 or 0,5."),
+        (" ", "Fill in a number."),
+        ("-1,5", "Write a number from -1 to 1."),
+    ):
+        field.fill("")
+        field.press_sequentially(text)
+        button.click()
+        assert page.evaluate("document.activeElement.validationMessage") == says
+        assert field.get_attribute("aria-invalid") == "true"
+    assert sent == []
+    answer = page.locator("#answer strong")
+    for text, value in (("-0,125", -0.125), (" .5 ", 0.5), ("\u22127e-1", -0.7)):
+        field.fill("")
+        field.press_sequentially(text)
+        page.locator("#status").evaluate("status => { status.textContent = ''; }")
+        button.click()
+        status(page, ANSWERED)
+        x[0, 3] = value
+        assert answer.inner_text() == str(small_model().predict(x).argmax())
+        field.fill("0.1")  # to which this was no answer
+        assert answer.count() == 0
+
+
+def test_a_start_that_failed_is_tried_again_with_the_same_invitation(
+    served: Service, context: Any
+) -> None:
+    for path, again in (("**/v1/plan", "by itself"), ("**/v1/keys", "by the button")):
+        context.route(path, lambda route: route.abort())
+        page = opened(context, served)
+        status(page, re.compile("^The service cannot be reached"))
+        context.unroute(path)
+        if again == "by itself":  # as soon as there is a network
+            page.evaluate("() => { dispatchEvent(new Event('online')); }")
+        else:
+            page.get_by_role("button", name="Try again").click()
+        status(page, READY)
+        assert page.get_by_role("button", name="Try again").is_hidden()
+        assert asked(page, X[0]) == str(LABELS[0])
+
+
+def test_an_invitation_is_a_link_or_a_token_and_may_come_later(
+    served: Service, context: Any
+) -> None:
+    """In the field, or in the address bar of the page that asks for it."""
+    page = context.new_page()
+    page.goto(f"{served.url}/?from=mail")
+    status(page, re.compile("the token is missing"))
+    page.get_by_label("Your invitation").fill(f" {served.url}/#token={served.tokens['ben']} ")
+    page.keyboard.press("Enter")
+    status(page, READY)
+    # Another one, once this has ended.
+    served.token_file.remove("ben")
+    typed(page, X[0])
+    page.get_by_role("button", name="Ask").click()
+    status(page, re.compile("the token is missing, not known or expired"))
+    assert page.evaluate("document.activeElement.id") == "token"
+    assert page.locator("#token").input_value() == ""
+    page.evaluate("(token) => { location.hash = `token=${token}`; }", served.tokens["cyd"])
+    status(page, READY)
+    assert page.url == f"{served.url}/?from=mail"
+    assert page.get_by_label("Your invitation").is_hidden()
+    assert asked(page, X[0]) == str(LABELS[0])
+
+
+def test_an_invitation_that_is_used_up_is_followed_by_another(
+    served: Service, context: Any
+) -> None:
+    token = served.token_file.add("guest", questions=1)
+    page = context.new_page()
+    page.goto(f"{served.url}/#token={token}")
+    status(page, READY)
+    assert asked(page, X[0]) == str(LABELS[0])
+    page.get_by_role("button", name="Ask").click()
+    status(page, re.compile("questions? of this invitation ha(s|ve) been asked"))
+    page.get_by_label("Your invitation").fill(served.tokens["ada"])
+    page.keyboard.press("Enter")
+    status(page, READY)
+    assert asked(page, X[1]) == str(LABELS[1])
+
+
+def test_a_busy_service_is_asked_again_and_the_page_says_so(served: Service, context: Any) -> None:
+    refused: list[str] = []
+
+    def busy(route: Any) -> None:
+        if refused:
+            route.continue_()
+            return
+        refused.append(route.request.url)
+        route.fulfill(status=503, json={"error": "busy"}, headers={"Retry-After": "1"})
+
+    context.route("**/answers", busy)
+    page = opened(context, served)
+    status(page, READY)
+    page.evaluate(
+        """() => {
+            globalThis.told = [];
+            const status = document.getElementById("status");
+            new MutationObserver(() => told.push(status.textContent))
+                .observe(status, { childList: true });
+        }"""
+    )
+    assert asked(page, X[0]) == str(LABELS[0])
+    assert any(
+        text.startswith("The service is busy. Asking again in") for text in page.evaluate("told")
+    )
+
+
+def test_the_page_gives_itself_as_one_file_with_its_hash(serve: Serve, context: Any) -> None:
+    with serve(page=PAGE, origins=("null",)) as service:
+        page = opened(context, service)
+        status(page, READY)
+        page.get_by_text("Whom you trust").click()
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name="Download this page").click()
+        content = waiting.value.path().read_bytes()
+        assert waiting.value.suggested_filename == "page.html"
+        assert content == replace(PAGE, service=service.url).single_file
+        digest = hashlib.sha256(content).hexdigest()
+        assert page.locator("#copied").inner_text() == f"SHA-256 of page.html: {digest}"
+    with serve(page=PAGE, tokens=service.token_file) as service:
+        page = context.new_page()
+        page.goto(service.url)
+        page.get_by_text("Whom you trust").click()
+        page.get_by_role("button", name="Download this page").click()
+        expected = re.compile("^There is none: this service lets no page ask that is a file")
+        from playwright.sync_api import expect
+
+        expect(page.locator("#copied")).to_have_text(expected)
 
 
 def test_the_page_runs_no_other_script_and_reaches_no_other_host(

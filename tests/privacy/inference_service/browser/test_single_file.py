@@ -51,7 +51,7 @@ def test_a_file_on_a_disk_asks_where_files_may(
 def test_a_script_that_was_changed_in_the_file_does_not_run(context: Any, tmp_path: Path) -> None:
     text = replace(PAGE, service="https://localhost:9").single_file.decode()
     for place, says in (
-        ("export class NumbersForm", "does not start"),  # a module of the page
+        ("export class Input{", "does not start"),  # a module of the page
         ("const page = JSON.parse(", "^Starting"),  # the script that starts them
     ):
         assert text.count(place) == 1
