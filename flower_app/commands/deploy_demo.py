@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from flower_app.commands.demo_task import DemoTask, check_demo, divide_task
 from flower_app.commands.run import absolute_paths, parse_settings
 from flower_app.data import Split, load_dataset
 from flower_app.processes.deployment import CONNECTION, Deployment
 from flower_app.processes.flower_processes import handled_signals
 from flower_app.processes.follow import follow
 from flower_app.settings import Settings
+from flower_app.tasks import read_task
 
 NODES = 3
 IMAGES = 5_000  # of each node
@@ -34,6 +36,8 @@ _CLIENTS: dict[str, Any] = {
     "encrypted-round-images": TEST_IMAGES,
     "encrypted-round-release": "public",
 }
+# A task says itself how many silos there are, and of whom.
+_TASK: dict[str, Any] = {"rounds": 8, "record-sampling-rate": 0.2, "evaluate-every": 8}
 # Three silos hide every image from all but its own silo.
 _SILOS: dict[str, Any] = {
     "silos": NODES,
@@ -50,8 +54,9 @@ def add_command(commands: Any) -> None:
         "deploy-demo",
         description="Makes certificates and keys, gives three SuperNodes 5,000 images each, "
         "starts them and a SuperLink with TLS and node authentication on loopback, runs the app "
-        "on them, over clients or with mode=silos over silos, and stops and removes everything "
-        "but the results. Flower's telemetry is off.",
+        "on them, over clients or with mode=silos over silos; with task=FILE it starts a SuperNode "
+        "for each silo of a task of yours, with its own data and task.toml. It stops and removes "
+        "everything but the results. Flower's telemetry is off.",
     )
     parser.add_argument(
         "settings",
@@ -72,31 +77,44 @@ def run(options: argparse.Namespace) -> int:
     RunFailedError
         If the run did not finish.
     """
-    given = {"results-dir": "results", **parse_settings(options.settings)}
-    usual = _SILOS if given.get("mode") == "silos" else _CLIENTS
-    overrides = {**usual, **absolute_paths(given), "deployed": True}
-    settings = Settings.from_config(overrides)
-    from flower_app.training.assembly import (
-        check_run,  # brings the libraries that --help does without
-    )
-
-    check_run(settings, nodes=NODES)
-    print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).")
-    print(_protection_line(settings), flush=True)
+    given = absolute_paths({"results-dir": "results", **parse_settings(options.settings)})
     try:
         with (
             _ended_politely(),
             tempfile.TemporaryDirectory(prefix="bloomseal-deploy-") as folder,
-            Deployment(Path(folder)) as deployment,
         ):
-            _set_up(deployment, settings)
-            _announce(f"flwr run . {CONNECTION} --stream")
-            command = [*deployment.run_command(overrides), "--stream"]
-            code = follow(command, deployment.operator, connection=CONNECTION, resumable=False)
+            code = _deploy(given, Path(folder))
     except SystemExit:
         code = 130
     _announce("The SuperLink and the SuperNodes have ended; their keys and data are removed.")
     return code
+
+
+def _deploy(given: dict[str, Any], folder: Path) -> int:
+    """Check the settings, deploy in a folder, and run; raises as :func:`run`."""
+    usual = _SILOS if given.get("mode") == "silos" else _CLIENTS
+    divided = None
+    if given.get("task"):
+        task = read_task(Path(str(given["task"])))
+        check_demo(task)
+        divided = divide_task(task, folder)
+        usual = _TASK | {"task": str(divided.server)}
+        given = {name: value for name, value in given.items() if name != "task"}
+    overrides = {**usual, **given, "deployed": True}
+    settings = Settings.from_config(overrides)
+    nodes = len(divided.nodes) if divided else NODES
+    from flower_app.training.assembly import (
+        check_run,  # brings the libraries that --help does without
+    )
+
+    check_run(settings, nodes=nodes)
+    print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).")
+    print(_protection_line(settings, nodes), flush=True)
+    with Deployment(folder) as deployment:
+        _set_up(deployment, settings, divided)
+        _announce(f"flwr run . {CONNECTION} --stream")
+        command = [*deployment.run_command(overrides), "--stream"]
+        return follow(command, deployment.operator, connection=CONNECTION, resumable=False)
 
 
 def write_node_folders(
@@ -120,27 +138,40 @@ def write_node_folders(
     return folders
 
 
-def _set_up(deployment: Deployment, settings: Settings) -> None:
+def _set_up(deployment: Deployment, settings: Settings, divided: DemoTask | None) -> None:
     _announce("Certificates and node keys are made; they live for this demonstration only.")
-    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
-    names = [f"node-{number}" for number in range(1, NODES + 1)]
-    folders = write_node_folders(deployment.folder / "data", dataset.train, names, images=IMAGES)
-    tests = write_node_folders(deployment.folder / "test", dataset.test, names, images=TEST_IMAGES)
+    if divided:
+        configured = {
+            name: (data, f'task="{task}"') for name, (data, task) in divided.nodes.items()
+        }
+        theirs = f"the data of one silo: {', '.join(divided.names)}"
+    else:
+        configured = _images(deployment.folder, settings)
+        theirs = f"{IMAGES:,} images in its own folder"
     _announce(
         f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}."
     )
     deployment.start_superlink()
-    for name, data in folders.items():
-        tested = f'test-dir="{tests[name]}"'
+    for name, (data, config) in configured.items():
+        policy = None
         if settings.has_silos:
             policy = _policy(settings, name, deployment.folder / "policies")
-            node = deployment.new_node(name, data, config=tested, policy=policy)
         else:
-            node = deployment.new_node(name, data, config=f"{tested} {_owners_word(settings)}")
+            config = f"{config} {_owners_word(settings)}"
+        node = deployment.new_node(name, data, config=config, policy=policy)
         deployment.register(node)
         deployment.start_node(node)
-    deployment.wait_until_online(*names)
-    _announce(f"{NODES} SuperNodes are online, each with {IMAGES:,} images in its own folder.")
+    deployment.wait_until_online(*configured)
+    _announce(f"{len(configured)} SuperNodes are online, each with {theirs}.")
+
+
+def _images(folder: Path, settings: Settings) -> dict[str, tuple[Path, str]]:
+    """The folder of each node's images, and its configuration."""
+    dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
+    names = [f"node-{number}" for number in range(1, NODES + 1)]
+    folders = write_node_folders(folder / "data", dataset.train, names, images=IMAGES)
+    tests = write_node_folders(folder / "test", dataset.test, names, images=TEST_IMAGES)
+    return {name: (data, f'test-dir="{tests[name]}"') for name, data in folders.items()}
 
 
 def _policy(settings: Settings, name: str, folder: Path) -> Path:
@@ -148,9 +179,11 @@ def _policy(settings: Settings, name: str, folder: Path) -> Path:
     from flower_app.training.silos import few_silos  # as above
 
     folder.mkdir(exist_ok=True)
+    unit = settings.own_task.unit if settings.own_task else "row"
     policy = folder / f"{name}.toml"
     policy.write_text(
-        f'dataset = "{name}"\nledger = "{folder / name}.jsonl"\nunit = "row"\n'
+        f'dataset = "{name}"\nledger = "{folder / name}.jsonl"\n'
+        f'unit = "{unit}"\n'
         f"max-epsilon = {settings.epsilon}\nmax-delta = {settings.delta}\n"
         f"max-clipping-norm = {settings.clipping_norm}\n"
         f"max-sampling-rate = {settings.record_sampling_rate}\n"
@@ -169,10 +202,11 @@ def _owners_word(settings: Settings) -> str:
     return f"{records} publish-report=true"
 
 
-def _protection_line(settings: Settings) -> str:
+def _protection_line(settings: Settings, nodes: int) -> str:
     if settings.has_silos:
+        unit = settings.own_task.unit if settings.own_task else "image"
         return (
-            f"Each image of the {NODES} silos is protected at ε = {settings.epsilon:g} from "
+            f"Each {unit} of the {nodes} silos is protected at ε = {settings.epsilon:g} from "
             "everybody, the server and another silo included, the most that the policies of the "
             "silos' owners allow."
         )

@@ -3,7 +3,6 @@
 import json
 import stat
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from privacy.accounting import (
     Poisson,
     calibrate_noise_multiplier,
 )
+from privacy.accounting.__main__ import main as accounting
 from privacy.training import ClientLedger
 from strategies import InProcessGrid
 from tests.flower_app.app_runs import Run, run_app
@@ -72,18 +72,14 @@ def test_a_run_with_a_ledger_of_its_own_says_what_its_epsilon_covers(small_run: 
     assert "this run alone" in (small_run.folder / "report.html").read_text()
 
 
-def test_epsilon_follows_from_the_ledger_alone(small_run: Run) -> None:
-    command = [sys.executable, "-m", "privacy.accounting", "ledger"]
+def test_epsilon_follows_from_the_ledger_alone(
+    small_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = small_run.folder / "privacy-ledger.jsonl"
-    told = subprocess.run(
-        [*command, str(ledger), "--delta", "1e-5"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    assert accounting(["ledger", str(ledger), "--delta", "1e-5"]) == 0
     client_level = small_run.metrics["privacy"]["client_level"]
-    assert json.loads(told.stdout)["epsilon"]["pld"] == client_level["epsilon"]
+    derived = json.loads(capsys.readouterr().out)
+    assert derived["epsilon"]["pld"] == client_level["epsilon"]
     assert client_level["epsilon"] <= 3.0
 
 

@@ -128,6 +128,7 @@ def test_hospitals(play: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ages = told.split("xage     mean")[1].split()
     assert 20 < float(ages[0]) < 31
     assert "'accuracy':" in told
+    assert "step 8 of 8: ε = 3.00" in told
     assert _area_under_curve(results, tables) > 0.66  # 0.72 without privacy, 0.5 by guessing
     for ledger in [results / "ledger.jsonl", *tables.glob("site-*/ledger.jsonl")]:
         assert 2.9 < read_ledger(ledger).epsilon(1e-5) <= 3.0

@@ -20,7 +20,7 @@ PERSONS, TEST_PERSONS = 4_700, 1_200
 
 def tell(progress: RoundProgress) -> None:
     """Print a line now and then, all of it public."""
-    if progress.round % 10 == 0:
+    if progress.round % 10 == 0 or progress.round == progress.rounds:
         print(f"step {progress.round} of {progress.rounds}: ε = {progress.epsilon:.2f}", flush=True)
 
 

@@ -1,7 +1,7 @@
 /** Images of digits: drawn, dropped or chosen, and made into what the model takes. */
 
 import { hog, pixels } from "./features.js";
-import { answered, say, showStep, the } from "./page.js";
+import { answered, outdated, say, showStep, the } from "./page.js";
 import { Pad } from "./pad.js";
 import { digit, PictureError } from "./picture.js";
 
@@ -21,7 +21,7 @@ export class Input {
     /** @type {HTMLInputElement} */
     const each = the("each");
     const lifted = () => each.checked && ask();
-    this.#pad = new Pad(the("drawing"), the("pen"), the("place"), lifted, ask);
+    this.#pad = new Pad(the("drawing"), the("pen"), the("place"), { begun: outdated, lifted, done: ask });
     the("clear").addEventListener("click", () => {
       this.#pad.clear();
       answered([]);
@@ -82,6 +82,7 @@ export class Input {
   async #take(file) {
     try {
       await this.#pad.show(file);
+      outdated();
     } catch (error) {
       const seen = error instanceof PictureError;
       say(seen ? error.message : `${file.name} cannot be read as a picture.`, true);

@@ -1,5 +1,7 @@
 /** The form of a model of numbers: for each a field with its name, its unit and its range. */
 
+import { outdated } from "./page.js";
+
 /** @typedef {import("./page.js").Model} Model */
 
 export class Input {
@@ -16,6 +18,7 @@ export class Input {
     for (let n = 0; n < contract.inputShape[0]; n++) {
       this.#add(`number-${n}`, features[n] ?? `Number ${n + 1}`, units[n], at(lows, n), at(highs, n));
     }
+    this.#form.addEventListener("input", outdated);
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       ask();
@@ -70,7 +73,7 @@ function fault(text, low, high) {
   const value = numberOf(text);
   if (text.trim() === "") return "Fill in a number.";
   if (Number.isNaN(value)) return "Write a number, such as 0.5 or 0,5.";
-  const groups = text.match(/^\s*([-+\u2212]?\d{1,3}),(\d{3})\s*$/);
+  const groups = text.match(/^\s*([-+\u2212]?[1-9]\d{0,2}),(\d{3})\s*$/);
   if (groups) {
     const [, before, behind] = groups;
     return `This can mean two numbers: write ${before}${behind} or ${before}.${behind}.`;

@@ -19,8 +19,7 @@ export class Pad {
   #context;
   #pen;
   #words;
-  #lifted;
-  #done;
+  #on;
   #empty = true;
   #down = false; // by keyboard
   #pointer = NO_POINTER; // that draws
@@ -30,22 +29,22 @@ export class Pad {
 
   /**
    * @param {HTMLElement} canvas @param {HTMLElement} pen @param {HTMLElement} words where the pen is
-   * @param {() => void} lifted at a stroke's end @param {() => void} done at Enter
+   * @param {{begun: () => void, lifted: () => void, done: () => void}} on a stroke, its end, Enter
    */
-  constructor(canvas, pen, words, lifted, done) {
+  constructor(canvas, pen, words, on) {
     this.#canvas = /** @type {HTMLCanvasElement} */ (canvas);
     const context = this.#canvas.getContext("2d", { willReadFrequently: true });
     this.#context = /** @type {CanvasRenderingContext2D} */ (context);
     this.#pen = pen;
     this.#words = words;
-    this.#lifted = lifted;
-    this.#done = done;
+    this.#on = on;
     this.clear();
     // A second finger, or another button, draws nothing.
     canvas.addEventListener("pointerdown", (event) => {
       if (this.#pointer !== NO_POINTER || event.button !== 0) return;
       this.#pointer = event.pointerId;
       canvas.setPointerCapture(event.pointerId);
+      on.begun();
       this.#at = this.#place(event);
       this.#line(this.#at);
     });
@@ -59,7 +58,7 @@ export class Pad {
       canvas.addEventListener(name, (event) => {
         if (/** @type {PointerEvent} */ (event).pointerId !== this.#pointer) return;
         this.#pointer = NO_POINTER;
-        if (name === "pointerup") this.#lifted();
+        if (name === "pointerup") on.lifted();
       });
     }
     canvas.addEventListener("keydown", (event) => this.#key(event));
@@ -135,9 +134,11 @@ export class Pad {
       this.#at = to;
     } else if (event.key === " ") {
       this.#down = !this.#down;
-      if (this.#down) this.#line(this.#at);
-      else this.#lifted();
-    } else if (event.key === "Enter") this.#done();
+      if (this.#down) {
+        this.#on.begun();
+        this.#line(this.#at);
+      } else this.#on.lifted();
+    } else if (event.key === "Enter") this.#on.done();
     else if (event.key === "Escape") this.clear();
     else return;
     event.preventDefault();

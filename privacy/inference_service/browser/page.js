@@ -280,6 +280,11 @@ export function answered(names, milliseconds = 0) {
   answer.append(small);
 }
 
+/** What is shown is no answer to what is there now. */
+export function outdated() {
+  if (the("answer").querySelector("strong")) answered([]);
+}
+
 /** @param {Uint8Array} query */
 function received(query) {
   const canvas = /** @type {HTMLCanvasElement} */ (the("noise"));

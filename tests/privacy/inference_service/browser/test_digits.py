@@ -165,6 +165,17 @@ def test_fifty_images_are_answered_as_in_the_clear(
                 assert int(page.locator("#answer strong").inner_text()) == _python(
                     seen, compiled, spec.kind
                 )
+            # By the button alone: the service does not see how many strokes there are.
+            page.get_by_label("Ask whenever the pen goes up").uncheck()
+            sent: list[str] = []
+            page.on("request", lambda request: sent.append(request.method))
+            for _ in range(2):
+                _with_the_mouse(page)
+            assert sent == []
+            assert page.locator("#answer strong").count() == 0  # that was another drawing's
+            page.get_by_role("button", name="Ask").click()
+            told(page, re.compile("^Answered"))
+            assert sent == ["POST"]
         finally:
             context.close()
 

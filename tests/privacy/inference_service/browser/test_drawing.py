@@ -20,7 +20,8 @@ BEGIN = """async () => {
     const { Pad } = await import("/browser/pad.js");
     globalThis.asked = [];
     const at = (name) => () => asked.push(name);
-    globalThis.pad = new Pad(drawing, pen, place, at("lifted"), at("enter"));
+    const on = { begun: () => {}, lifted: at("lifted"), done: at("enter") };
+    globalThis.pad = new Pad(drawing, pen, place, on);
 }"""
 INK = """() => {
     const image = pad.image();

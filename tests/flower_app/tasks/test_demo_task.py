@@ -1,0 +1,72 @@
+"""A task as ``deploy-demo`` divides it among a server and silos."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from flower_app.__main__ import main
+from flower_app.commands.demo_task import divide_task
+from flower_app.tasks import node_examples, read_task, server_test_data
+from tests.flower_app.tasks.projects import TASK, project
+
+SILOS = TASK.replace("[privacy]", '[privacy]\nmode = "silos"\nsilos = 4\npersons = 60')
+SILOS = SILOS.replace("test-share", 'person-column = "person"\ntest-share')
+
+
+def lines() -> list[str]:
+    """Twenty persons of each of four silos, of three rows each."""
+    return [
+        f"s{silo}/east,p{silo}-{person},{20 + person + row},{'fe' * (row % 2)}male,{person % 2}"
+        for silo in range(4)
+        for person in range(20)
+        for row in range(3)
+    ]
+
+
+def persons(path: Path) -> set[str]:
+    with path.open() as file:
+        return {row["person"] for row in csv.DictReader(file)}
+
+
+def test_no_person_is_at_two_parties_and_all_mean_the_same_task(tmp_path: Path) -> None:
+    own = read_task(project(tmp_path / "project", task=SILOS, lines=lines()))
+    divided = divide_task(own, tmp_path / "made")
+    server = read_task(divided.server)
+    assert server.test is not None
+    tables = [server.test, *(data / "rows.csv" for data, _ in divided.nodes.values())]
+    parties = [persons(table) for table in tables]
+    assert [len(each) for each in parties] == [16, 16, 16, 16, 16]
+    assert len(set().union(*parties)) == 80
+    assert len(server_test_data(server).test) + len(server_test_data(server).validation) == 48
+    assert divided.names == ("s0/east", "s1/east", "s2/east", "s3/east")
+    for data, file in divided.nodes.values():
+        node = read_task(file)
+        assert node.digest == server.digest == own.digest
+        halves = [node_examples(node, data, apart=True, test=test) for test in (False, True)]
+        assert sum(map(len, halves)) == 48
+
+
+def test_test_data_that_the_task_names_are_the_servers(tmp_path: Path) -> None:
+    named = SILOS.replace("test-share = 0.2", 'test = "public.csv"')
+    task = project(tmp_path / "project", task=named, lines=lines())
+    (task.parent / "public.csv").write_text("person,age,sex,visit\np,30,male,1\nq,40,male,0\n")
+    divided = divide_task(read_task(task), tmp_path / "made")
+    assert read_task(divided.server).test == task.parent / "public.csv"
+    assert all(len(persons(data / "rows.csv")) == 20 for data, _ in divided.nodes.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("silos = 4", "silos = 5", "says silos = 5, and there are data of 4"),
+        ("silos = 4", "silos = 9", "deploy-demo starts at most 8"),
+        ('mode = "silos"\nsilos = 4\npersons = 60', "", "is over clients, of which a few"),
+    ],
+)
+def test_what_cannot_be_deployed_here_is_refused_before_anything_starts(
+    old: str, new: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = project(tmp_path / "project", task=SILOS.replace(old, new), lines=lines())
+    assert main(["deploy-demo", f"task={task}"]) == 1
+    assert words in capsys.readouterr().err
