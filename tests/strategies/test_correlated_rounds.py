@@ -414,7 +414,15 @@ def test_a_run_that_was_ended_before_its_first_round_lost_nothing(
 
 @pytest.mark.parametrize(
     "loss",
-    ["lost", "older", "older, with its checkpoint", "damaged", "a huge number", "of another run"],
+    [
+        "lost",
+        "older",
+        "older, with its checkpoint",
+        "damaged",
+        "a huge number",
+        "its last key damaged",
+        "of another run",
+    ],
 )
 def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
     loss: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -436,10 +444,12 @@ def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
     elif loss == "a huge number":
         sigma = NoiseInstance.load(file).sigma.hex()
         file.write_text(file.read_text().replace(sigma, "0x1p99999"))
+    elif loss == "its last key damaged":
+        key = NoiseInstance.load(file).keys[-1]
+        assert key is not None
+        file.write_text(file.read_text().replace(key.hex(), bytes([key[0] ^ 1, *key[1:]]).hex()))
     elif loss == "of another run":
-        text = file.read_text()
-        name = NoiseInstance.load(file).name
-        file.write_text(text.replace(name, "0" * 16))
+        replace(NoiseInstance.load(file), name="0" * 16).save(file)
     rounds_before = len(paid(tmp_path))
     with pytest.raises(ValueError, match="other settings"):
         banded(tmp_path, clipping=2.0)
