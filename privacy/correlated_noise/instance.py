@@ -141,7 +141,7 @@ class NoiseInstance:
             return instance
         except OSError as error:
             raise NoiseSecretError(f"it cannot be read: {error.strerror}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             # Not the error's own words: they may hold a key.
             raise NoiseSecretError("it is damaged, or of another version") from error
 
