@@ -43,7 +43,7 @@ def blt_factor(buffers: int, *, rounds: int, momentum: float = 0.0, separation: 
     rows = min(rounds + separation, MOST_ROUNDS)
     if rounds == 1:
         return BLTFactor((), (), rows, separation)
-    problem = _Noise(workload(rounds, momentum=momentum), separation)
+    problem = _Noise(workload(rounds, momentum=momentum), min(separation, rounds))
     tried = [(np.empty(0), problem(np.empty(0))[0])]
     for _ in range(buffers):
         tried.append(problem.with_one_more(tried[-1][0]))

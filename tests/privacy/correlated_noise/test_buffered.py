@@ -196,3 +196,11 @@ def test_cohorts_drawn_within_a_group_and_wrong_buffers_are_refused() -> None:
         BLTFactor((5, 5), (40_000, 40_000), 9, 3)
     with pytest.raises(ValueError, match="buffers is 9"):
         BLT(9)
+
+
+def test_more_groups_than_memory_are_as_many_as_rounds() -> None:
+    """Nobody comes twice, however many there are."""
+    once = blt_factor(2, rounds=5, momentum=0.5, separation=5)
+    many = blt_factor(2, rounds=5, momentum=0.5, separation=10**15)
+    assert (many.decays, many.weights) == (once.decays, once.weights)
+    assert many.norm == pytest.approx(np.linalg.norm(many.coefficients))
