@@ -186,25 +186,9 @@ class CorrelatedRounds:
         share, _ = self._setup.noise_shares(clipping, z)
         if self._instance is not None:
             try:
-                if not listed:
-                    raise NoiseSecretError(
-                        "clients are not known again: the population is a number; list them"
-                    )
-                if self._instance.clients != _tag_of(listed, self._instance.group_key):
-                    raise NoiseSecretError(
-                        "clients are not known again: the population lists others"
-                    )
-                factor = self._instance.factor
-                if factor.rows is not None and self._instance.rows + rounds > factor.rows:
-                    raise NoiseSecretError(
-                        f"it is for {factor.rows} rounds, {self._instance.rows} were begun, and "
-                        f"{rounds} are to come"
-                    )
-                wanted = self._mechanism.sigma(
-                    factor, noise_multiplier=share, radius=radius, size=parameters
+                self._check_past(
+                    self._instance, rounds, parameters, radius=radius, z=share, listed=listed
                 )
-                if (self._instance.size, self._instance.sigma) != (parameters, wanted):
-                    raise NoiseSecretError("it is of another model, or of other noise")
                 self._noise = self._instance.noise()
             except NoiseSecretError as error:
                 self._unusable = str(error)
@@ -234,6 +218,42 @@ class CorrelatedRounds:
             self._name,
             self._instance.rows,
         )
+
+    def _check_past(
+        self,
+        instance: NoiseInstance,
+        rounds: int,
+        parameters: int,
+        *,
+        radius: int,
+        z: float,
+        listed: Sequence[str],
+    ) -> None:
+        """Refuse a file's noise that is not accounted for, with a ``NoiseSecretError``."""
+        factor, unlike = instance.factor, "it is of another model, or of other noise"
+        if not listed:
+            raise NoiseSecretError(
+                "clients are not known again: the population is a number; list them"
+            )
+        if instance.clients != _tag_of(listed, instance.group_key):
+            raise NoiseSecretError("clients are not known again: the population lists others")
+        if not self._mechanism.fits(factor, self.turns):
+            raise NoiseSecretError(
+                "its coefficients are not this mechanism's, or not for so many groups"
+            )
+        if factor.rows is not None and instance.rows + rounds > factor.rows:
+            raise NoiseSecretError(
+                f"it is for {factor.rows} rounds, {instance.rows} were begun, and {rounds} are "
+                "to come"
+            )
+        try:
+            wanted = self._mechanism.sigma(
+                factor, noise_multiplier=z, radius=radius, size=parameters
+            )
+        except ValueError as error:
+            raise NoiseSecretError(unlike) from error
+        if (instance.size, instance.sigma) != (parameters, wanted):
+            raise NoiseSecretError(unlike)
 
     def _factor(self, rounds: int) -> Factor:
         return self._mechanism.factor(

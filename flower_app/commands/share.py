@@ -40,6 +40,12 @@ def add_command(commands: Any) -> None:
     plan.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="images of a question (1)"
     )
+    plan.add_argument(
+        "--public-model",
+        action="store_true",
+        help="both workers may know the weights, which takes fewer exchanges and less material; "
+        "questions and answers are hidden as before",
+    )
     model.add_argument(
         "folder", type=Path, metavar="FOLDER", help="the model owner's, from `provider begin`"
     )
@@ -59,14 +65,14 @@ def run(options: argparse.Namespace) -> int:
     name, weights = trained_model(options.results)
     model, task = load_model(name, weights), task_beside(weights)
     if options.verb == "plan":
-        batch, answer = options.batch_size, options.answer
+        batch, answer, public = options.batch_size, options.answer, options.public_model
     else:
         folder = PartyFolder(options.folder)
         plan = folder.plan()
-        batch, answer = plan.batch_size, plan.answer
+        batch, answer, public = plan.batch_size, plan.answer, plan.public_model
     try:
         spec = task_spec(task) if task else MODELS[name]
-        compiled = compile_shared(model, spec, batch_size=batch, answer=answer)
+        compiled = compile_shared(model, spec, batch_size=batch, answer=answer, public_model=public)
     except ValueError as error:
         raise SettingError(f"the model cannot be shared: {error}") from error
     if options.verb == "plan":

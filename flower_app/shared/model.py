@@ -13,7 +13,12 @@ from privacy.shared_inference.errors import MessageError
 
 
 def compile_shared(
-    model: nn.Sequential, spec: ModelSpec, *, batch_size: int = 1, answer: str = "logits"
+    model: nn.Sequential,
+    spec: ModelSpec,
+    *,
+    batch_size: int = 1,
+    answer: str = "logits",
+    public_model: bool = False,
 ) -> SharedModel:
     """Compile a run's model, its tolerance that of images drawn by rule, or of the whole range.
 
@@ -26,6 +31,7 @@ def compile_shared(
         sample=public_sample(spec),
         batch_size=batch_size,
         answer=answer,
+        public_model=public_model,
     )
 
 

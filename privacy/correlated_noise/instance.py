@@ -1,9 +1,11 @@
 """An instance of correlated noise: its secrets, in a file that only its owner may read."""
 
+import hashlib
 import json
 import secrets
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from privacy.arguments import exact_bytes, number, text, whole
 from privacy.correlated_noise.errors import NoiseSecretError
@@ -114,6 +116,7 @@ class NoiseInstance:
             "digests": list(self.digests),
             "clients": self.clients.hex(),
         }
+        document["checksum"] = _checksum(document)
         write_durably(path, json.dumps(document).encode(), mode=0o600)
 
     @classmethod
@@ -138,12 +141,19 @@ class NoiseInstance:
             )
             if len(instance.keys) != len(instance.digests):
                 raise ValueError("it has not one digest a row")
+            if document.pop("checksum") != _checksum(document):
+                raise ValueError("it was altered")
             return instance
         except OSError as error:
             raise NoiseSecretError(f"it cannot be read: {error.strerror}") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             # Not the error's own words: they may hold a key.
             raise NoiseSecretError("it is damaged, or of another version") from error
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    """Against accidents: a last key that is damaged shows in no digest of a row."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def new_name() -> str:

@@ -43,6 +43,10 @@ class CorrelatedMechanism(GaussianAccount, ABC):
     def check_turns(self, turns: CyclicGroups) -> None:
         """Refuse turns for which it is not accounted, with a ``ValueError``."""
 
+    @abstractmethod
+    def fits(self, factor: Factor, groups: int) -> bool:
+        """Whether C, as a file has it, is accounted for where so many groups take turns."""
+
     @property
     def correlates(self) -> bool:
         """Whether rounds take back anything; False: independent noise."""
@@ -143,6 +147,10 @@ class BandedMF(CorrelatedMechanism):
                 "most as many bands as groups (more would gain next to nothing), or BLT()"
             )
 
+    def fits(self, factor: Factor, groups: int) -> bool:
+        """Whether C is banded, and a client's columns end before its next."""
+        return isinstance(factor, BandedFactor) and factor.bands <= min(self.bands, groups)
+
     @property
     def correlates(self) -> bool:
         """Whether there are more bands than one."""
@@ -194,3 +202,7 @@ class BLT(CorrelatedMechanism):
                 "into the next, so that drawing clients within a group is not accounted for: give "
                 f"sampling=CyclicGroups({turns.groups}), or mechanism=BandedMF({turns.groups})"
             )
+
+    def fits(self, factor: Factor, groups: int) -> bool:
+        """Whether C is a BLT, sized for clients that come as often as every so many rows."""
+        return isinstance(factor, BLTFactor) and factor.separation <= groups

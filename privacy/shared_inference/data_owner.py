@@ -72,6 +72,7 @@ class DataOwner:
         self.material = MaterialStore(
             Party.DATA_OWNER, self._session, key, OWNER_PIECE_BYTES, where
         )
+        self._bounds = bounds(plan.input_range, plan.input_shape)
         self._asked: dict[int, tuple[bytes, bytes]] = {}
 
     def ask(self, inputs: ArrayLike, *, number: int | None = None) -> Question:
@@ -163,10 +164,10 @@ class DataOwner:
                 f"inputs have shape {values.shape}; give {plan.input_shape}, or 1 to "
                 f"{plan.batch_size} of them"
             )
-        low, high = bounds(plan.input_range, plan.input_shape)
-        outside = np.argwhere(~((values >= low) & (values <= high)))
-        if len(outside):
-            place = tuple(outside[0][1:].tolist())
+        low, high = self._bounds
+        inside = (values >= low) & (values <= high)
+        if not inside.all():
+            place = tuple(np.argwhere(~inside)[0][1:].tolist())
             raise OutOfRangeError(
                 f"an input has a value outside [{low[place]:g}, {high[place]:g}] at feature "
                 f"{label(place)}; clip it, or compile with a wider input_range"

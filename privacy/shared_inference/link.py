@@ -19,7 +19,7 @@ _LENGTH = struct.Struct("<I")
 _SMALL = 1 << 15
 """Bytes that a system takes from both sides at once, so that they need no turns."""
 _BUFFER = 1 << 16
-_AT_ONCE = 2e-4
+_AT_ONCE = 5e-4
 """Seconds for which what is due is looked for without rest: to be woken up takes that long."""
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _yield = getattr(os, "sched_yield", lambda: time.sleep(0))

@@ -1,9 +1,10 @@
 """The server's side of a step: sums that silos mask, opened for at least the fewest silos."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.accounting import AdditiveDelta, Event, Poisson
@@ -169,11 +170,17 @@ class SiloSteps(EveryoneInEveryRound):
 class MaskedSum(MaskedRound):
     """One sum over the silos' persons, as the server plays it.
 
-    Silos learn with the first message what is to be summed, and those whose owner does not allow it
-    decline before anybody counts on them.
+    Silos learn with the first message what is to be summed, with the run's configuration, and those
+    whose owner does not allow it decline before anybody counts on them.
     """
 
     name: str
+    _configuration: dict[str, ConfigRecord] = field(default_factory=dict, init=False)
+
+    def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
+        """As of every masked round."""
+        self._configuration = dict(content.config_records)
+        return super().begin(nodes, content, drawn=drawn)
 
     @property
     def _name(self) -> str:
@@ -190,5 +197,5 @@ class MaskedSum(MaskedRound):
             record = protocol_record(request)
             self.encoding.write_into(record)
             record[INVITED_FOR] = self.schema.size
-            content = RecordDict(dict.fromkeys(content, record))
+            content = RecordDict({**self._configuration, **dict.fromkeys(content, record)})
         return content

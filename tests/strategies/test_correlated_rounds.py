@@ -3,6 +3,7 @@
 import itertools
 import math
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from privacy.accounting import (
     epsilon,
     read_ledger,
 )
-from privacy.correlated_noise import NoiseInstance
+from privacy.correlated_noise import BandedFactor, BLTFactor, Factor, NoiseInstance
 from privacy.mechanisms import SeededRandomness
 from strategies import (
     BLT,
@@ -412,7 +413,16 @@ def test_a_run_that_was_ended_before_its_first_round_lost_nothing(
 
 
 @pytest.mark.parametrize(
-    "loss", ["lost", "older", "older, with its checkpoint", "damaged", "of another run"]
+    "loss",
+    [
+        "lost",
+        "older",
+        "older, with its checkpoint",
+        "damaged",
+        "a huge number",
+        "its last key damaged",
+        "of another run",
+    ],
 )
 def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
     loss: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -431,10 +441,15 @@ def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
         file.unlink()
     elif loss == "damaged":
         file.write_bytes(file.read_bytes()[:-9])
+    elif loss == "a huge number":
+        sigma = NoiseInstance.load(file).sigma.hex()
+        file.write_text(file.read_text().replace(sigma, "0x1p99999"))
+    elif loss == "its last key damaged":
+        key = NoiseInstance.load(file).keys[-1]
+        assert key is not None
+        file.write_text(file.read_text().replace(key.hex(), bytes([key[0] ^ 1, *key[1:]]).hex()))
     elif loss == "of another run":
-        text = file.read_text()
-        name = NoiseInstance.load(file).name
-        file.write_text(text.replace(name, "0" * 16))
+        replace(NoiseInstance.load(file), name="0" * 16).save(file)
     rounds_before = len(paid(tmp_path))
     with pytest.raises(ValueError, match="other settings"):
         banded(tmp_path, clipping=2.0)
@@ -455,6 +470,39 @@ def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
     for event in events:
         for secret in NoiseInstance.load(file).keys if file.exists() else ():
             assert secret is None or secret.hex() not in repr(event)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "rate", "other"),
+    [
+        (BLT(), 1.0, BLTFactor((9000,), (50_000,), 40, 40)),
+        (BandedMF(4), 0.5, BLTFactor((9000,), (50_000,), 40, 4)),
+        (BandedMF(4), 1.0, BandedFactor((1 << 16,) * 5)),
+        (BLT(), 1.0, BLTFactor((1,), (1 << 16,), 40, 4)),
+    ],
+    ids=["for rarer clients", "of another mechanism", "of more bands", "of less noise"],
+)
+def test_noise_that_is_not_accounted_for_its_clients_is_not_gone_on_with(
+    mechanism: Any, rate: float, other: Factor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However well the rest of the file fits: ε would be that of other coefficients."""
+    settings = {"mechanism": mechanism, "noise_multiplier": 20.0}
+    interrupted(tmp_path, 6, rate=rate, **settings)
+    file = secret_file(tmp_path / "checkpoint")
+    sigma = 20.0 * other.reach(mechanism.radius, SIZE) * (1 + 2.0**-50)
+    forged = replace(NoiseInstance.load(file), factor=other, sigma=math.nextafter(sigma, math.inf))
+    if sigma < other.largest_sigma:
+        noise, digests = replace(forged, keys=(), digests=()).noise(), []
+        for key in forged.keys:
+            assert key is not None
+            digests.append(noise.digest())
+            noise.draw(key)
+        forged = replace(forged, digests=tuple(digests))
+    forged.save(file)
+    resumed = banded(tmp_path, sampling=CyclicGroups(4, rate), **settings)
+    resumed.start(Asked(), model((SIZE,)), num_rounds=9)
+    assert "New noise is begun" in caplog.text
+    assert len({event.instance for event in paid(tmp_path)}) == 2
 
 
 def test_the_secret_is_in_no_checkpoint_ledger_or_report(tmp_path: Path) -> None:

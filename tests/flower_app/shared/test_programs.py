@@ -176,7 +176,7 @@ def test_rows_of_a_task_are_answered_by_their_columns_and_classes(
     shutil.copy(task, results / "task.toml")
     folder = tmp_path / "session"
     for command in (
-        ["share", "plan", str(results), str(tmp_path / "plan")],
+        ["share", "plan", str(results), str(tmp_path / "plan"), "--public-model"],
         ["provider", "begin", str(tmp_path / "plan"), str(folder)],
         ["share", "model", str(results), str(folder / "model-owner")],
         ["provider", "deal", str(folder), "--questions", "3"],

@@ -1,13 +1,18 @@
 """A task as ``deploy-demo`` divides it among a server and silos."""
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flower_app import client_app, server_app
 from flower_app.__main__ import main
 from flower_app.commands.demo_task import divide_task
 from flower_app.tasks import node_examples, read_task, server_test_data
+from strategies import run_in_process
+from strategies.errors import NoUsableReplyError
 from tests.flower_app.tasks.projects import TASK, project
 
 SILOS = TASK.replace("[privacy]", '[privacy]\nmode = "silos"\nsilos = 4\npersons = 60')
@@ -70,3 +75,40 @@ def test_what_cannot_be_deployed_here_is_refused_before_anything_starts(
     task = project(tmp_path / "project", task=SILOS.replace(old, new), lines=lines())
     assert main(["deploy-demo", f"task={task}"]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_every_deployed_silo_trains_the_same_task_and_one_with_another_declines_in_words(
+    tmp_path: Path,
+) -> None:
+    own = read_task(project(tmp_path / "project", task=SILOS, lines=lines()))
+    divided = divide_task(own, tmp_path / "made")
+    nodes = []
+    for name, (data, task) in divided.nodes.items():
+        policy = data.parent / "policy.toml"
+        policy.write_text(
+            f'dataset = "{name}"\nledger = "{data.parent}/ledger.jsonl"\nunit = "person"\n'
+            "max-epsilon = 3.0\nmax-delta = 1e-3\n"
+        )
+        nodes.append({"data-dir": str(data), "task": str(task), "policy": str(policy)})
+    arguments: dict[str, Any] = {
+        "num_nodes": 4,
+        "node_config": lambda silo: nodes[silo],
+        "run_config": {
+            "task": str(divided.server),
+            "deployed": True,
+            "rounds": 2,
+            "evaluate-every": 0,
+            "encrypted-test-images": 0,
+            "results-dir": str(tmp_path / "results"),
+        },
+    }
+    run_in_process(server_app.app, client_app.app, **arguments)
+    metrics = json.loads((tmp_path / "results" / "latest" / "metrics.json").read_text())
+    assert metrics["privacy"]["record_level"]["rounds"] == 2
+    assert metrics["privacy"]["record_level"]["epsilon"] <= 2.0
+    for _, task in divided.nodes.values():
+        task.write_text(task.read_text().replace("age = [0, 110]", "age = [0, 99]"))
+    with pytest.raises(NoUsableReplyError, match="it was not paid for"):
+        run_in_process(server_app.app, client_app.app, **arguments)
+    *_, log = sorted((tmp_path / "results" / "operator-logs").iterdir())
+    assert "this node's task differs from the run's: columns, ranges" in log.read_text()
