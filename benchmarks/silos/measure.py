@@ -20,7 +20,9 @@ from benchmarks.silos.kept import KeptFigures
 from privacy.secure_aggregation import FewSilos
 
 SEEDS = 3
-"""How many runs each arm has, but for skewed silos, which have one."""
+"""How many runs each arm has; skewed silos have one."""
+ONCE = {("cnn", 10)}
+"""Models and numbers of silos of which there is one run of each arm."""
 STEPS = 5
 KEPT = Path(__file__).parents[2] / "results" / "benchmarks" / "silos-runs.json"
 """What a run of all cells has worked out so far; it is removed when the rows are complete."""
@@ -87,6 +89,8 @@ OWN = {
     ("hog-linear", 5, 8.0): Setting(100, 0.1, 0.5, 20.0),
     ("cnn", 50, 3.0): Setting(60, 0.2, 0.2, 1.0),
     ("cnn", 50, 1.0): Setting(60, 0.2, 0.2, 0.5),
+    ("cnn", 10, 3.0): Setting(60, 0.2, 0.2, 2.0),
+    ("cnn", 10, 1.0): Setting(60, 0.2, 0.2, 1.0),
 }
 """Of silos with noise of their own: fewer steps of more records suit so much noise."""
 WITHOUT = {
@@ -144,7 +148,8 @@ def _processors() -> int:
 
 def _runs(cell: Cell, arm: Arm) -> list[Run]:
     model, epsilon = cell.model, cell.epsilon
-    seeds = range(1 if arm == "ours, skewed" else SEEDS)
+    once = arm == "ours, skewed" or (model, cell.silos) in ONCE
+    seeds = range(1 if once else SEEDS)
     if arm == "none":
         return [Run(arm, model, WITHOUT[model], seed) for seed in seeds]
     if arm == "curator":
@@ -251,7 +256,9 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
                 PEERS["curator"]: ("trusted curator (Opacus)", "black", "x:"),
                 PEERS["none"]: ("no privacy", _pictures.SOFT, "-"),
             }
-            lines.setdefault(styles[row["peer_name"]], {})[details["epsilon"]] = row["peer"]
+            # Cells of one ε share these; the first has most runs.
+            peer = lines.setdefault(styles[row["peer_name"]], {})
+            peer.setdefault(details["epsilon"], row["peer"])
         for (label, colour, style), points in lines.items():
             places = sorted(points)
             axes.plot(places, [points[p] for p in places], style, color=colour, label=label, lw=1.2)
