@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import astuple, dataclass, field, is_dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -130,17 +130,20 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class NoiseRows:
-    """How many rows of an instance of correlated noise were begun; both are public.
+    """How many rows of an instance of correlated noise were begun; all is public.
 
     Attributes
     ----------
     instance : str
         Its name in the ledger.
     count : int
+    tag : str
+        By which whoever has the rows' keys knows whether they are those of the model.
     """
 
     instance: str
     count: int
+    tag: str
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class Checkpoint:
                 "noise_multiplier": self.noise_multiplier,
                 "position": [self.position.records, self.position.digest],
                 "settings": self.settings,
-                **({} if self.rows is None else {"rows": [self.rows.instance, self.rows.count]}),
+                **({} if self.rows is None else {"rows": astuple(self.rows)}),
             }
         )
         ArrayFile(_FORMAT, state, self.arrays).save(path)

@@ -156,6 +156,8 @@ class CorrelatedRounds:
             ]
             if instance.name != rows.instance or instance.rows < rows.count:
                 raise NoiseSecretError("it is of another run, or older than the checkpoint")
+            if instance.tag(rows.count) != rows.tag:
+                raise NoiseSecretError("its rows are not those that the checkpoint's model holds")
             if instance.rows <= max(paid, default=-1):
                 raise NoiseSecretError("it is older than the ledger, which has later rounds")
         except NoiseSecretError as error:
@@ -298,7 +300,8 @@ class CorrelatedRounds:
         if self._instance is None:
             return None
         self._skip_undrawn()
-        return NoiseRows(self._name, self._instance.rows)
+        count = self._instance.rows
+        return NoiseRows(self._name, count, self._instance.tag(count))
 
     def forget(self) -> None:
         """Remove the files of past noise: the run is over."""

@@ -1,6 +1,7 @@
 """An instance of correlated noise: its secrets, in a file that only its owner may read."""
 
 import hashlib
+import hmac
 import json
 import secrets
 from dataclasses import dataclass, field, replace
@@ -84,6 +85,11 @@ class NoiseInstance:
         """With the rows from this number on taken for such as no model holds."""
         keys = self.keys[:first] + (None,) * max(0, self.rows - first)
         return replace(self, keys=keys)
+
+    def tag(self, count: int) -> str:
+        """By which the first ``count`` rows are known again; nothing follows from it."""
+        keys = [None if key is None else key.hex() for key in self.keys[:count]]
+        return hmac.digest(self.group_key, json.dumps(["rows", *keys]).encode(), "sha256").hex()
 
     def noise(self) -> CorrelatedNoise:
         """The noise after all rows that were begun, drawn again.
