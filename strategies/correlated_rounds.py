@@ -228,8 +228,8 @@ class CorrelatedRounds:
         if self._path is not None and not listed:
             log(
                 INFO,
-                "\t     If interrupted, the run cannot go on with its past noise: the population is "
-                "a number. List the clients (Population) for that",
+                "\t     If interrupted, the run cannot go on with its past noise: the population "
+                "is a number. List the clients (Population) for that",
             )
 
     def _check_past(

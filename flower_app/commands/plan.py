@@ -160,6 +160,8 @@ def run(options_given: argparse.Namespace) -> int:
             "\nCorrelated noise: each client is asked every 1/q rounds, and who is asked is no"
             "\nsecret. noise: of independent noise that would leave as much in the models."
         )
+        if any(round(1 / option.sampling_rate) > option.rounds for option in worked_out):
+            print("Where 1/q is more than the rounds, some clients are never asked.")
     print(
         "\nz: noise multiplier. ε unamplified: against whoever learns who was drawn;"
         "\nN is public either way. noise: on each parameter of a"
@@ -175,7 +177,8 @@ def run(options_given: argparse.Namespace) -> int:
     if taken is None or not taken.learns:
         return 0  # bounds by measured runs that learned say nothing of it
     on = f" on {o.dataset}" if accuracy.known else ""
-    print(f"\nExpected test accuracy{on}: {accuracy.sentence}.")
+    elsewhere = "; runs in turns are in docs/how-to/correlated-noise.md" if in_turns else ""
+    print(f"\nExpected test accuracy{on}: {accuracy.sentence}{elsewhere}.")
     if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured_rounds() if m.model == o.model]
@@ -231,8 +234,8 @@ def _secret(mechanism: str, taken: Advice, rows: list[Option]) -> str:
         noise = "BLT()" if mechanism == "blt" else f"BandedMF({groups})"
         return (
             f"Take CyclicGroups({groups}) with {noise}; in the app mechanism={mechanism} "
-            f"sampling-rate={q:g}. No cohort needs to be secret. Where all of them can stay secret, "
-            "compare the table without --mechanism."
+            f"sampling-rate={q:g}. No cohort needs to be secret. Where all of them can "
+            "stay secret, compare the table without --mechanism."
         )
     if q == 1:
         return "Take Full(); in the app sampling-rate=1. No cohort needs to be secret."

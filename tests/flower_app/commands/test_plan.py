@@ -60,6 +60,9 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     printed = capsys.readouterr().out
     assert f"{4.397 * 0.3602 / 100:.4f}" in printed
     assert "CyclicGroups(10) with BLT()" in printed
+    assert "never asked" not in printed
+    assert command.main([*arguments.split(), "0.005"]) == 0
+    assert "some clients are never asked" in capsys.readouterr().out
     assert command.main([*arguments.split(), "0.3"]) != 0
     assert "1/2, 1/3" in capsys.readouterr().err
 
