@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
@@ -150,6 +151,7 @@ class CorrelatedRounds:
         path = self._source = secret_file(source)
         try:
             instance = NoiseInstance.load(path)
+            _warn_if_others_may_read(path)
             events = [record.event for record in records]
             paid = [
                 e.row for e in events if isinstance(e, GroupRelease) if e.instance == rows.instance
@@ -199,8 +201,11 @@ class CorrelatedRounds:
             log(
                 WARNING,
                 "The past noise of the run cannot be used (%s). New noise is begun. It costs no "
-                "privacy beyond what is paid, but takes back nothing of the noise in the model.",
+                "privacy beyond what is paid, but takes back nothing of the noise in the model, "
+                "and the budget may end the run up to %d rounds early: clients pay for turns of "
+                "both.",
                 self._unusable,
+                self.turns,
             )
         if self._instance is None:
             factor = self._factor(rounds)
@@ -220,6 +225,12 @@ class CorrelatedRounds:
             self._name,
             self._instance.rows,
         )
+        if self._path is not None and not listed:
+            log(
+                INFO,
+                "\t     If interrupted, the run cannot go on with its past noise: the population "
+                "is a number. List the clients (Population) for that",
+            )
 
     def _check_past(
         self,
@@ -401,3 +412,13 @@ def check_correlated(
             "knows: leave it at 'central'"
         )
     return sampling
+
+
+def _warn_if_others_may_read(path: Path) -> None:
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        log(
+            WARNING,
+            "%s could be read by others than its owner. Whoever has a copy and the models sees "
+            "the sums of the rounds so far without noise.",
+            path,
+        )

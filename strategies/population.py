@@ -93,7 +93,7 @@ class Population:
         return cls(tuple({identify(node) for node in grid.get_nodes()}), identify)
 
     @classmethod
-    def load(cls, path: Path, *, identify: Identify = node_identity) -> "Population":
+    def load(cls, path: str | Path, *, identify: Identify = node_identity) -> "Population":
         """Read a population that ``save`` wrote.
 
         Raises
@@ -102,7 +102,7 @@ class Population:
             If the file is not a population.
         """
         try:
-            document = read_json(path.read_text())
+            document = read_json(Path(path).expanduser().read_text())
             if document["format"] != _FORMAT:
                 raise KeyError("format")
             identities = tuple(str(identity) for identity in document["identities"])
@@ -111,14 +111,15 @@ class Population:
             raise ValueError(f"{path} is not a population file ({error!r})") from error
         return cls(identities, identify, name)
 
-    def save(self, path: Path) -> None:
-        """Write the population to ``path``, whole or not at all."""
+    def save(self, path: str | Path) -> None:
+        """Write the population to ``path``, whole or not at all; ``~`` is the user's home."""
         document = {
             "format": _FORMAT,
             "name": self.name,
             "identities": list(self.identities),
         }
-        write_durably(path, (json.dumps(document, indent=1) + "\n").encode(), mode=0o666)
+        content = (json.dumps(document, indent=1) + "\n").encode()
+        write_durably(Path(path).expanduser(), content, mode=0o666)
 
 
 class ClientRegistry:

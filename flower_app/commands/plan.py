@@ -140,6 +140,7 @@ def run(options_given: argparse.Namespace) -> int:
     if o.json:
         document = _document(question, accuracy, worked_out := list(rows))
         document["advice"] = as_document(advice(worked_out, parameters=parameters))
+        document["question"]["mechanism"] = o.mechanism
         document["spent"] = None if paid is None else paid.epsilon(budget.delta)
         print(json.dumps(document, ensure_ascii=False))
         return 0
@@ -159,6 +160,8 @@ def run(options_given: argparse.Namespace) -> int:
             "\nCorrelated noise: each client is asked every 1/q rounds, and who is asked is no"
             "\nsecret. noise: of independent noise that would leave as much in the models."
         )
+        if any(round(1 / option.sampling_rate) > option.rounds for option in worked_out):
+            print("Where 1/q is more than the rounds, some clients are never asked.")
     print(
         "\nz: noise multiplier. ε unamplified: against whoever learns who was drawn;"
         "\nN is public either way. noise: on each parameter of a"
@@ -169,10 +172,13 @@ def run(options_given: argparse.Namespace) -> int:
     clipping_norm = own.clipping_norm if own else RECIPES[o.model].clipping_norm
     taken = advice(worked_out, parameters=parameters)
     print("\n" + textwrap.fill(_advice(taken, clipping_norm), 88))
+    if taken is not None and taken.learns:
+        print("\n" + textwrap.fill(_secret(o.mechanism, taken, worked_out), 88))
     if taken is None or not taken.learns:
         return 0  # bounds by measured runs that learned say nothing of it
     on = f" on {o.dataset}" if accuracy.known else ""
-    print(f"\nExpected test accuracy{on}: {accuracy.sentence}.")
+    elsewhere = "; runs in turns are in docs/how-to/correlated-noise.md" if in_turns else ""
+    print(f"\nExpected test accuracy{on}: {accuracy.sentence}{elsewhere}.")
     if accuracy.known:
         print("Measured clients share no records and know one or two labels each.")
     known = [m for m in measured_rounds() if m.model == o.model]
@@ -217,6 +223,28 @@ def _advice(taken: Advice | None, clipping_norm: float) -> str:
         f"{taken.signal_to_noise:.3g} times as far as the noise does, if they agreed. S: that of "
         f"the recipe ({clipping_norm:g}), or one chosen on public data. δ: below "
         "1/N."
+    )
+
+
+def _secret(mechanism: str, taken: Advice, rows: list[Option]) -> str:
+    """Whether the advice rests on cohorts that nobody learns, and how to take it."""
+    q = taken.sampling_rate
+    if mechanism != MECHANISMS[0]:
+        groups = round(1 / q)
+        noise = "BLT()" if mechanism == "blt" else f"BandedMF({groups})"
+        return (
+            f"Take CyclicGroups({groups}) with {noise}; in the app mechanism={mechanism} "
+            f"sampling-rate={q:g}. No cohort needs to be secret. Where all of them can "
+            "stay secret, compare the table without --mechanism."
+        )
+    if q == 1:
+        return "Take Full(); in the app sampling-rate=1. No cohort needs to be secret."
+    row = next(r for r in rows if (r.sampling_rate, r.rounds) == (q, taken.rounds))
+    plain = row.epsilon_without_amplification
+    return (
+        f"Take Poisson({q:g}); in the app sampling-rate={q:g}. ε holds only while nobody learns "
+        f"who was drawn; against whoever does it is {'∞' if plain is None else f'{plain:.3g}'}. "
+        "Where that cannot be promised: --mechanism banded, or blt."
     )
 
 

@@ -397,7 +397,27 @@ def test_the_same_list_is_known_again(tmp_path: Path, caplog: pytest.LogCaptureF
     interrupted(tmp_path, 6, population=people(0))
     banded(tmp_path, population=people(0)).start(Asked(), model((SIZE,)), num_rounds=9)
     assert "New noise" not in caplog.text
+    assert "could be read by others" not in caplog.text
     assert len({event.instance for event in paid(tmp_path)}) == 1
+
+
+def test_a_secret_that_others_could_read_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(tmp_path, 6, population=people(0))
+    file = secret_file(tmp_path / "checkpoint")
+    file.chmod(0o644)
+    banded(tmp_path, population=people(0)).start(Asked(), model((SIZE,)), num_rounds=9)
+    assert f"{file} could be read by others" in caplog.text
+
+
+@pytest.mark.parametrize("population", [30, people(0)])
+def test_a_number_is_said_to_lose_its_past(
+    population: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    banded(tmp_path, population=population).start(Asked(), model((SIZE,)), num_rounds=1)
+    assert ("cannot go on with its past noise" in caplog.text) == (population == 30)
 
 
 def test_a_run_that_was_ended_before_its_first_round_lost_nothing(
@@ -462,6 +482,7 @@ def test_lost_noise_is_begun_anew_and_both_instances_are_paid(
     strategy = banded(tmp_path)
     strategy.start(grid_of(30), model((SIZE,)), num_rounds=9)
     assert "New noise is begun" in caplog.text
+    assert "up to 4 rounds early" in caplog.text
     events = paid(tmp_path)
     first, second = events[0].instance, events[-1].instance
     assert first != second

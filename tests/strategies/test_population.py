@@ -45,6 +45,8 @@ def test_a_listed_population_knows_its_own(tmp_path: Path) -> None:
     population.save(path)
     assert Population.load(path).identities == population.identities
     assert Population.load(path) == population
+    population.save(str(tmp_path / "text.json"))
+    assert Population.load(str(tmp_path / "text.json")) == population
     for text in ("", "[]", '{"format": "other"}', '{"format": "bloomseal-population-1"}'):
         path.write_text(text)
         with pytest.raises(ValueError, match="not a population"):

@@ -52,9 +52,17 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     assert option.noise_share == pytest.approx(4.397 * 0.3388 / 100, rel=1e-3)
     arguments = "plan --population 1000 --mechanism banded --rounds 100 --sampling-rates"
     assert command.main([*arguments.split(), "0.1"]) == 0
-    assert "4.397" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "4.397" in printed
+    assert "Take CyclicGroups(10) with BandedMF(10); in the app mechanism=banded" in printed
+    assert "No cohort needs to be secret" in printed
     assert command.main([*arguments.replace("banded", "blt").split(), "0.1"]) == 0
-    assert f"{4.397 * 0.3602 / 100:.4f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{4.397 * 0.3602 / 100:.4f}" in printed
+    assert "CyclicGroups(10) with BLT()" in printed
+    assert "never asked" not in printed
+    assert command.main([*arguments.split(), "0.005"]) == 0
+    assert "some clients are never asked" in capsys.readouterr().out
     assert command.main([*arguments.split(), "0.3"]) != 0
     assert "1/2, 1/3" in capsys.readouterr().err
 
@@ -78,10 +86,12 @@ def test_it_advises_what_to_take_and_what_not_to_try(
     printed = " ".join(capsys.readouterr().out.split())
     assert words in printed
     assert ("Expected test accuracy" in printed) == (population == "1000")
+    assert ("holds only while nobody learns who was drawn" in printed) == (population == "1000")
     assert command.main([*asked, *rates, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["advice"]["learns"] == (population == "1000")
     assert document["spent"] is None
+    assert document["question"]["mechanism"] == "lattice"
 
 
 def test_a_ledger_is_planned_on_with_what_it_leaves(
