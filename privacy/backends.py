@@ -5,6 +5,7 @@ other names are the same where the roles are: a plan, a data owner, logits. PyTo
 the two are loaded by the call.
 """
 
+import inspect
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -72,7 +73,16 @@ def compile_model(model: "nn.Module", *, backend: str, **arguments: Any) -> Any:
     ------
     ValueError
         If there is no such backend; and as the backend's own.
+    TypeError
+        If the backend has no such argument.
     """
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend is {shown(backend)}; give 'ckks' or 'shared'")
-    return import_module(BACKENDS[backend]).compile_model(model, **arguments)
+    compiler = import_module(BACKENDS[backend]).compile_model
+    known = [name for name in inspect.signature(compiler).parameters if name != "model"]
+    strange = [name for name in arguments if name not in known]
+    if strange:
+        raise TypeError(
+            f"{strange[0]} is no argument for backend={backend!r}; that takes {', '.join(known)}"
+        )
+    return compiler(model, **arguments)

@@ -16,7 +16,12 @@ from flower_app.shared.folders import PartyFolder
 from flower_app.tasks import Task, task_spec
 from privacy.inference.input_range import input_range
 from privacy.shared_inference import Address, DataOwner, Plan, RemoteWorkers
-from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
+from privacy.shared_inference.errors import (
+    LinkError,
+    MaterialError,
+    MaterialSpentError,
+    MessageError,
+)
 
 
 def ask_workers(
@@ -63,7 +68,7 @@ def ask_workers(
             + ("the class alone" if plan.answer == "class" else f"{plan.logits} classes")
         )
     try:
-        owner = DataOwner(plan, own.letter(), own.material)
+        owner = DataOwner(plan, own.letter(), own.material.absolute())
     except (MessageError, MaterialError) as error:
         raise CommandFailedError(f"{folder}: {error}") from error
     try:
@@ -114,6 +119,10 @@ def _ask_all(
             begun = time.perf_counter()
             classes = _classes(remote, plan, inputs[None], top)
             seconds.append(time.perf_counter() - begun)
+        except MaterialSpentError as error:
+            raise CommandFailedError(
+                f"{error}: `provider deal`, whose files go into `material` of the parties' folders"
+            ) from error
         except MaterialError as error:
             raise CommandFailedError(str(error)) from error
         except (DataError, LinkError, MessageError) as error:

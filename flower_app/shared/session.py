@@ -34,7 +34,7 @@ def begin_session(
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        provider = Provider(plan, folder / STATE)
+        provider = Provider(plan, (folder / STATE).absolute())
         parties = {party: PartyFolder(folder / name) for party, name in NAMES.items()}
         for party, own in parties.items():
             own.path.mkdir(mode=0o700)
@@ -59,7 +59,7 @@ def deal(folder: Path, questions: int) -> list[Path]:
     MaterialError, OSError
         If the session's state cannot be used, or the disk is full.
     """
-    provider = Provider(PartyFolder(folder).plan(), folder / STATE)
+    provider = Provider(PartyFolder(folder).plan(), (folder / STATE).absolute())
     places = [
         PartyFolder(folder / NAMES[party]).material
         for party in (Party.ALICE, Party.BOB, Party.DATA_OWNER)

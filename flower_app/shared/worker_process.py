@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     listens = folder.context(listens=True)
     calling = folder.context(listens=False) if bob is not None else None
     try:
-        worker = Worker(folder.plan(), folder.letter(), folder.model(), folder.material)
+        worker = Worker(folder.plan(), folder.letter(), folder.model(), folder.material.absolute())
     except (MessageError, MaterialError) as error:
         raise CommandFailedError(f"{folder.path}: {error}") from error
     if worker.party != party:

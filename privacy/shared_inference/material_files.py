@@ -198,7 +198,12 @@ class MaterialStore(Closing):
         else:
             sealed = memoryview(where)[start : start + size]
         head = Head(Tag.MATERIAL, Party.PROVIDER, self._party, self._session, question)
-        return unseal(sealed, head, self._key, self._size)
+        try:
+            return unseal(sealed, head, self._key, self._size)
+        except MessageError as error:
+            if isinstance(where, Path):
+                raise MessageError(f"{where}: {error}; copy it again from the provider") from error
+            raise
 
     def look(self) -> int:
         """Take in bundles that were copied into the folder since; the pieces that came.
@@ -276,7 +281,7 @@ class MaterialStore(Closing):
             if first <= question < first + count:
                 return first, where
         raise MaterialSpentError(
-            f"no material of question {question} is here; the provider makes more"
+            f"no material of question {question} is here; the provider makes more, for each party"
         )
 
     def use(self, question: int) -> None:

@@ -116,6 +116,7 @@ class WorkerServer(Closing):
         self._turn = threading.Lock()
         self._places = threading.Semaphore(self._limits.connections)
         self._strangers = _Strangers()
+        self._told_left: int | None = None
 
     def serve(self) -> None:
         """Serve until an exception ends it, such as KeyboardInterrupt."""
@@ -186,7 +187,9 @@ class WorkerServer(Closing):
             material = self._worker.material
             if material.left <= _FEW:
                 self._look()
-                _log.warning("material for %d questions is left", material.left)
+                if material.left != self._told_left:
+                    self._told_left = material.left
+                    _log.warning("material left, in questions: %d", material.left)
             if material.left and not self._worker.prepared:
                 with contextlib.suppress(MaterialError, MessageError):
                     self._worker.prepare()

@@ -24,8 +24,10 @@ def test_options_of_one_reach_it() -> None:
     given = {"input_shape": 4, "input_range": (0, 1)}
     compiled = compile_model(nn.Linear(4, 2), backend="shared", **given, answer="class")
     assert compiled.plan.answer == "class"
-    with pytest.raises(TypeError, match="answer"):
+    with pytest.raises(TypeError, match=r"^answer is no argument for backend='ckks'; .*tolerance"):
         compile_model(nn.Linear(4, 2), backend="ckks", **given, answer="class")
+    with pytest.raises(TypeError, match=r"^parties is no argument for backend='shared'"):
+        compile_model(nn.Linear(4, 2), backend="shared", **given, parties=None)
 
 
 @pytest.mark.parametrize("backend", ["", "CKKS", None, ["ckks"]])

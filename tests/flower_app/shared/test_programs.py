@@ -162,6 +162,27 @@ def test_the_same_material_is_refused_to_two_processes(
         assert "another process uses the material" in capsys.readouterr().err
 
 
+def test_folders_are_taken_from_where_the_command_is_started(
+    session: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(session / "plan", tmp_path / "plan")
+    monkeypatch.chdir(tmp_path)
+    np.save("digit.npy", np.triu(np.full((28, 28), 255, dtype=np.uint8)))
+    assert main(["provider", "begin", "plan", "provider"]) == 0
+    assert main(["provider", "deal", "provider", "--questions", "1"]) == 0
+    model = Path("provider/alice/model")
+    shutil.copy(session / "alice" / "model", model)
+    capsys.readouterr()
+    assert main(["worker", "alice", "provider/alice"]) == 1
+    assert "another session" in capsys.readouterr().err
+    ask = ["ask", "127.0.0.1:1,127.0.0.1:1", "digit.npy", "--shared", "provider/data-owner"]
+    assert main(ask) == 1
+    assert "alice at 127.0.0.1:1 cannot be reached" in capsys.readouterr().err
+
+
 def test_rows_of_a_task_are_answered_by_their_columns_and_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,12 @@ def test_new_files_of_material_are_taken_in_when_they_are_whole(
         (own / path.name).write_bytes(content)
         assert store.look() in (1, 2)
     assert store.left == 5
+    first = own / f"{0:012d}.material"
+    content = first.read_bytes()
+    first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(MessageError, match=rf"{first.name}: .* altered.*copy it again"):
+        store.read(1)
+    first.write_bytes(content)
     strange = own / "strange.material"
     strange.write_bytes(written[0].read_bytes())
     with pytest.raises(MessageError, match=r"strange\.material.*another party.*remove it"):
