@@ -2,15 +2,16 @@
 
 import json
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord
 from flwr.serverapp import PrivacySpent
 
-from privacy import files as durable
+from privacy import files
 from privacy.accounting import (
     FixedSize,
     Full,
@@ -89,15 +90,14 @@ def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
 def test_a_ledger_or_checkpoint_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
+    def full(path: Path, **options: Any) -> AbstractContextManager[BinaryIO]:
         if path.name == full_file:
             raise OSError(28, "No space left on device")
-        write(path, content)
+        return write(path, **options)
 
     full_file = ""
-    write = durable.write_durably
-    monkeypatch.setattr("privacy.accounting.ledger.write_durably", full)
-    monkeypatch.setattr("strategies.checkpoint.write_durably", full)
+    write = files.replacement  # through which whatever is to last is written
+    monkeypatch.setattr("privacy.files.replacement", full)
     strategy = private(tmp_path, checkpointing=Checkpointing(tmp_path / "checkpoint"))
 
     def fill(number: int, arrays: ArrayRecord) -> None:
