@@ -118,7 +118,9 @@ class Link(Closing):
     def close(self) -> None:
         """Close the connection; who waits on it in another thread gets a LinkError."""
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+            # Not a secured socket's own, which drops its encryption first: who sends in another
+            # thread would then send in the clear.
+            socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
         self._connection.close()
 
     def _received(self) -> bytes:

@@ -31,8 +31,9 @@ def share_model(model: "SharedModel", letter: bytes) -> tuple[bytes, bytes]:
     worker, who knows one of them. It may serve all questions of the session. A public model's holds
     the weights, encrypted for its worker.
 
-    **Assumptions.** The workers do not collude, and the provider colludes with neither. The letter
-    and the model are not at a worker, unless the worker may know the model.
+    **Assumptions.** The workers do not collude, and the provider colludes with neither, nor with
+    the data owner: of an answer's shares both learn the last layer. The letter and the model are
+    not at a worker, unless the worker may know the model.
 
     **Not covered.** A second model under the same letter: the difference of both would be seen.
     """

@@ -129,6 +129,21 @@ def test_who_is_gone_or_sends_too_much_is_an_error(pair: tuple[Link, Link]) -> N
         one.exchange(bytes(1 << 20))
 
 
+def test_a_link_is_encrypted_until_nothing_can_be_sent(
+    pair: tuple[Link, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secured: list[bool] = []
+    shutdown = socket.socket.shutdown
+
+    def watched(connection: socket.socket, how: int) -> None:
+        secured.append(getattr(connection, "_sslobj", True) is not None)
+        shutdown(connection, how)
+
+    monkeypatch.setattr(socket.socket, "shutdown", watched)
+    pair[0].close()
+    assert secured == [True]
+
+
 def test_no_more_is_taken_than_is_allowed() -> None:
     one, other = connected()
     with Link(one, timeout=60.0) as sender, Link(other, timeout=60.0, max_bytes=8) as link:
