@@ -79,8 +79,8 @@ class WorkerServer(Closing):
     **Assumptions.** The authority's certificates are alice's, bob's and the data owner's.
 
     **Not covered.** Whoever has the data owner's certificate can open connections up to the limit,
-    and send questions that are refused. Strangers who call faster than others can show a
-    certificate, some thousand times a second, keep them out.
+    with which alice is turned away too, and send questions that are refused. Strangers who call
+    faster than others can show a certificate keep them out.
     """
 
     def __init__(
