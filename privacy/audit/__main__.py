@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privacy.accounting import read_ledger
+from privacy.accounting import Adjacency, read_ledger
 from privacy.accounting.errors import LedgerError
 from privacy.audit.experiment import judge
 from privacy.audit.statistics import epsilon_lower_bound
@@ -55,9 +55,11 @@ def _scores(options: argparse.Namespace) -> int:
     if options.ledger is not None:
         ledger = read_ledger(options.ledger)
         claimed = ledger.epsilon(options.delta)
-        curve = PrivacyCurve.of_events(
-            ledger.events, delta=options.delta, adjacency=ledger.adjacency
-        )
+        # A canary is there or not; where a client is replaced the curve is no claim about that.
+        if ledger.adjacency is not Adjacency.REPLACE_ONE:
+            curve = PrivacyCurve.of_events(
+                ledger.events, delta=options.delta, adjacency=ledger.adjacency
+            )
     result = judge(
         {"scores": np.array(document["scores"], dtype=np.float64)},
         included,

@@ -52,7 +52,8 @@ def p_value(*, canaries: int, guesses: int, correct: int, epsilon: float, delta:
     TypeError, ValueError
         If a number is none or out of range.
     """
-    canaries, guesses, correct, delta = _check(canaries, guesses, correct, delta)
+    canaries, guesses, correct = check_counts(canaries, guesses, correct)
+    delta = number("delta", delta, least=0, below=1)
     epsilon = number("epsilon", epsilon, least=0)
     if guesses == 0:
         return 1.0
@@ -88,7 +89,8 @@ def epsilon_lower_bound(
     TypeError, ValueError
         If a number is none or out of range.
     """
-    canaries, guesses, correct, delta = _check(canaries, guesses, correct, delta)
+    canaries, guesses, correct = check_counts(canaries, guesses, correct)
+    delta = number("delta", delta, least=0, below=1)
     confidence = number("confidence", confidence, above=0, below=1)
 
     def refuted(epsilon: float) -> bool:
@@ -203,8 +205,8 @@ def independent_cohorts_p_value(
     return min(1.0, 2 * (1 + min(larger, smaller)) / (1 + _SIMULATIONS))
 
 
-def _check(canaries: int, guesses: int, correct: int, delta: float) -> tuple[int, int, int, float]:
+def check_counts(canaries: int, guesses: int, correct: int) -> tuple[int, int, int]:
+    """m, r and v as whole numbers, m ≥ r ≥ v, or a ``TypeError`` or ``ValueError``."""
     canaries = whole("canaries", canaries, least=1)
     guesses = whole("guesses", guesses, least=0, most=canaries)
-    correct = whole("correct", correct, least=0, most=guesses)
-    return canaries, guesses, correct, number("delta", delta, least=0, below=1)
+    return canaries, guesses, whole("correct", correct, least=0, most=guesses)

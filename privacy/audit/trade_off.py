@@ -14,7 +14,8 @@ from scipy.special import ndtr, ndtri
 
 from privacy.accounting import Accountant, Adjacency, privacy_curve
 from privacy.accounting.composition import Events
-from privacy.arguments import number, whole
+from privacy.arguments import number
+from privacy.audit.statistics import check_counts
 
 Numbers = NDArray[np.float64]
 Inverse = Callable[[Numbers], Numbers]
@@ -121,7 +122,7 @@ def curve_p_value(curve: PrivacyCurve, *, canaries: int, guesses: int, correct: 
     TypeError, ValueError
         If a number is none or out of range.
     """
-    canaries, guesses, correct = _check(canaries, guesses, correct)
+    canaries, guesses, correct = check_counts(canaries, guesses, correct)
     if correct == 0:
         return 1.0
 
@@ -163,7 +164,7 @@ def mu_lower_bound(*, canaries: int, guesses: int, correct: int, confidence: flo
     TypeError, ValueError
         If a number is none or out of range.
     """
-    canaries, guesses, correct = _check(canaries, guesses, correct)
+    canaries, guesses, correct = check_counts(canaries, guesses, correct)
     confidence = number("confidence", confidence, above=0, below=1)
     if correct == 0:
         return 0.0
@@ -214,9 +215,3 @@ def _boundary(
             return low, low
         low, high = float(places[first - 1]), float(places[first])
     return low, high
-
-
-def _check(canaries: int, guesses: int, correct: int) -> tuple[int, int, int]:
-    canaries = whole("canaries", canaries, least=1)
-    guesses = whole("guesses", guesses, least=0, most=canaries)
-    return canaries, guesses, whole("correct", correct, least=0, most=guesses)

@@ -181,6 +181,20 @@ def test_the_command_line_bounds_and_judges(tmp_path: Path) -> None:
     assert json.loads(answer.stdout)["epsilon_lower"] == pytest.approx(0.673, abs=1e-3)
 
 
+def test_a_ledger_of_replaced_clients_claims_no_curve_about_one_who_is_there_or_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = tmp_path / "scores.json"
+    scores.write_text(json.dumps({"included": [True, False], "scores": [1.0, 0.0]}))
+    for adjacency in Adjacency:
+        path = tmp_path / f"{adjacency.value}.jsonl"
+        with Ledger.open(path, population="p", adjacency=adjacency) as ledger:
+            ledger.append(GaussianRelease(3.0, Full()), run="r", round=1)
+        assert main(["scores", str(scores), "--delta", "1e-5", "--ledger", str(path)]) == 0
+        (attack,) = json.loads(capsys.readouterr().out)["attacks"]
+        assert (attack["curve_p_value"] is None) == (adjacency is Adjacency.REPLACE_ONE)
+
+
 def test_a_claim_from_a_ledger_is_contradicted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
