@@ -55,6 +55,7 @@ from privacy.audit import (
     epsilon_lower_bound,
     independent_cohorts_p_value,
     judge,
+    little_noise_p_value,
     match_gradient,
     mu_lower_bound,
     one_hot_records,
@@ -392,6 +393,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         lambda sizes, **given: poisson_cohort_p_value([sizes, 4], **given),
         {"sizes": 3, "population": 10, "rate": 0.5},
     ),
+    "little_noise_p_value": (partial(little_noise_p_value, [1.0, -2.0]), {"sigma": 2.0}),
     "one_hot_records": (
         lambda **given: one_hot_records(shape=(2, 2), **given).tolist(),
         {"count": 2, "height": 0.5},
