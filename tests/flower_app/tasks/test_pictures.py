@@ -53,6 +53,8 @@ def test_pictures_are_read_scaled_and_told(task: Path, capsys: pytest.CaptureFix
     assert main(["check-data", str(task)]) == 1
     output = capsys.readouterr()
     assert "pictures of other sizes (such as 24 by 24) scaled to 12 by 12" in output.err
+    assert "c0 and 7 others: " in output.err
+    assert output.err.count("scaled to") == 1
     assert "1 picture left out" in output.err
     assert "broken.png cannot be read as a picture" in output.err
     assert "other: left out, it is none of the classes across, down" in output.err
