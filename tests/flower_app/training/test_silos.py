@@ -13,8 +13,8 @@ from flower_app import client_app, server_app
 from flower_app.data import load_dataset, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
-from flower_app.report.report import write_report
 from flower_app.report.classes import commonest_class
+from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines, trained_model
 from flower_app.settings import Settings
 from flower_app.training.assembly import check_run
