@@ -19,13 +19,14 @@ from flower_app.settings import Settings
 from flower_app.training.assembly import check_run
 from flower_app.training.resumption import with_settings_of_run
 from flower_app.training.silo_records import records
-from flower_app.training.silos import number_of_records
+from flower_app.training.silos import number_of_records, number_of_test_records
 from privacy.accounting.__main__ import main as accounting
 from strategies import InProcessGrid, run_in_process
 from strategies.errors import NoUsableReplyError
 from tests.flower_app.app_runs import Run, run_app
 from tests.flower_app.report.test_report import faults
 from tests.flower_app.report.test_report_modes import words
+from tests.flower_app.tasks.projects import TASK, project
 
 SILOS = 3
 SMALL: dict[str, Any] = {
@@ -205,10 +206,21 @@ def test_no_image_is_trained_on_and_tested_on_and_none_is_left_out() -> None:
             for node in range(1, 11)
         ]
     )
-    assert held.sum(axis=0).tolist() == [number_of_records(settings), 5_000]
+    numbers = [number_of_records(settings), number_of_test_records(settings)]
+    assert held.sum(axis=0).tolist() == numbers == [45_000, 5_000]
     sizes = load_partitions(settings.partition_spec(10), load_dataset("mnist")).sizes
     assert np.array_equal(held.sum(axis=1), sizes)
     assert np.ptp(sizes) == 0
+
+
+def test_the_public_number_of_test_records_is_declared_or_a_simulations_own(tmp_path: Path) -> None:
+    def number(**given: Any) -> int | None:
+        return number_of_test_records(Settings.from_config({"mode": "silos", **given}))
+
+    assert number(deployed=True, records=20_000) is None
+    assert number(deployed=True, records=20_000, **{"test-records": 4_000}) == 4_000
+    task = TASK.replace("epsilon", 'mode = "silos"\nsilos = 4\npersons = 160\nepsilon')
+    assert number(task=str(project(tmp_path, task=task))) == 40  # a share of 0.2
 
 
 # The owners of deployed silos --------------------------------------------------------------------
