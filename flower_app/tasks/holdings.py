@@ -100,7 +100,7 @@ def _merged(notes: Iterable[str]) -> tuple[str, ...]:
         place, _, text = note.partition(": ")
         places.setdefault(text, []).append(place)
     return tuple(
-        f"{those[0]} and {counted(len(those) - 1, 'other')}: {text}"
+        f"{those[0]} and {counted(len(those) - 1, 'other')}, each: {text}"
         if len(those) > 1
         else f"{those[0]}: {text}".removesuffix(": ")
         for text, those in places.items()
