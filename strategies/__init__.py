@@ -81,13 +81,11 @@ if TYPE_CHECKING:
     from strategies.encrypted_round import noised_accuracy as noised_accuracy
     from strategies.in_process import InProcessGrid as InProcessGrid
     from strategies.in_process import run_in_process as run_in_process
-    from strategies.silo_audit import audit_silo_strategy as audit_silo_strategy
 
 # Some bring PyTorch, TenSEAL and SciPy's statistics, which take seconds: too long for a strategy
 # over scikit-learn's models that needs none of them, and for a deployed client, who starts a
 # process for every message. Others no node asks for; `flwr run` does not send them.
 _LATER = {
-    "audit_silo_strategy": "strategies.silo_audit",
     "audit_strategy": "strategies.canary_audit",
     "EncryptedRoundResult": "strategies.encrypted_round",
     "noised_accuracy": "strategies.encrypted_round",

@@ -85,7 +85,10 @@ def clients_app() -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        moved = [a + np.float32(1e-3) for a in message.content.array_records["arrays"].to_numpy_ndarrays()]
+        moved = [
+            a + np.float32(1e-3)
+            for a in message.content.array_records["arrays"].to_numpy_ndarrays()
+        ]
         metrics = MetricRecord({"num-examples": 1.0})
         content = RecordDict({"arrays": ArrayRecord(moved), "metrics": metrics})
         return Message(content, reply_to=message)

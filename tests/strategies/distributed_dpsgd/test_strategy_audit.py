@@ -11,8 +11,8 @@ from privacy.audit import AuditResult
 from privacy.mechanisms import SiloGaussian
 from privacy.secure_aggregation import FewSilos
 from privacy.training import DataPolicy, Persons
-from strategies import Budget, DistributedDPSGD, audit_silo_strategy
-from strategies.distributed_dpsgd import silo_sums
+from strategies import Budget, DistributedDPSGD
+from strategies.distributed_dpsgd import audit_silo_strategy, silo_sums
 from strategies.distributed_dpsgd.requests import SumRequest
 from strategies.distributed_dpsgd.steps import StepSetup
 

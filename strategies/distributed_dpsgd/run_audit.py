@@ -19,7 +19,9 @@ from privacy.audit.experiment import LESS_NOISE
 from privacy.mechanisms import Randomness
 from privacy.secure_aggregation import Adversary, ClientPolicy
 from privacy.training import DataPolicy, Persons
-from strategies.distributed_dpsgd import DistributedDPSGD, SiloTask, answer_silo
+from strategies.distributed_dpsgd.silo import answer_silo
+from strategies.distributed_dpsgd.silo_task import SiloTask
+from strategies.distributed_dpsgd.strategy import DistributedDPSGD
 from strategies.in_process import InProcessGrid
 from strategies.noise_alone import updates_of_rounds
 from strategies.secure_aggregation import ContextMemory
