@@ -1,6 +1,6 @@
 """Build what leaves this repository: ``python -m tools.release FOLDER`` (``make release``).
 
-- the wheel ``bloomseal``;
+- the wheel ``bloomseal``, and its source distribution;
 - the wheel ``bloomseal-owner``: the same packages for who only asks encrypted questions, without
   Flower among its dependencies. An extra cannot take a dependency away;
 - the folder ``bloomseal``, which is published on Flower Hub.
@@ -26,10 +26,19 @@ _NOT_THE_OWNERS = {"flwr", "dp-accounting", "safetensors"}
 
 def wheel(project: Path, folder: Path) -> Path:
     """The wheel of a project, built into a folder."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    before = set(folder.glob("*.whl"))
+    return _built("wheel", "*.whl", project, folder)
+
+
+def sdist(folder: Path) -> Path:
+    """The source distribution, built into a folder: all that the wheel is built and tested from."""
+    return _built("sdist", "*.tar.gz", ROOT, folder)
+
+
+def _built(target: str, files: str, project: Path, folder: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
+    before = set(folder.glob(files))
     subprocess.run([*command, "--directory", str(folder)], cwd=project, check=True)
-    (built,) = set(folder.glob("*.whl")) - before
+    (built,) = set(folder.glob(files)) - before
     return built
 
 
@@ -74,10 +83,11 @@ def _copy_packages(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Build all three into a folder, which is emptied first."""
+    """Build them all into a folder, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print(wheel(ROOT, folder.resolve()))
+    print(sdist(folder.resolve()))
     print(owner_wheel(folder.resolve()))
     print(hub_folder(folder.resolve()))
 
