@@ -11,7 +11,7 @@ from pathlib import Path
 from flower_app.errors import DataError
 from flower_app.tasks.columns import MISSING, Category, Column, Number, as_number, canonical
 from flower_app.tasks.pictures import Pictures
-from flower_app.tasks.tables import read_cells
+from flower_app.tasks.tables import check_names, read_cells
 
 _MOST_CATEGORIES = 20
 _MOSTLY = 0.95  # of the cells that are not missing
@@ -64,6 +64,7 @@ def guess_task(
         If the table has no such column, or none could be guessed.
     """
     header, rows, commas, faults = read_cells(table)
+    check_names(table, header)
     if not rows:
         raise DataError(f"{table} has no row below its names")
     cells = {name: [row[place] for row in rows] for place, name in enumerate(header)}

@@ -16,6 +16,7 @@ from privacy.audit.experiment import audit as audit
 from privacy.audit.experiment import judge as judge
 from privacy.audit.statistics import epsilon_lower_bound as epsilon_lower_bound
 from privacy.audit.statistics import independent_cohorts_p_value as independent_cohorts_p_value
+from privacy.audit.statistics import little_noise_p_value as little_noise_p_value
 from privacy.audit.statistics import p_value as p_value
 from privacy.audit.statistics import poisson_cohort_p_value as poisson_cohort_p_value
 from privacy.audit.trade_off import PrivacyCurve as PrivacyCurve

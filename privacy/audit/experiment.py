@@ -17,6 +17,7 @@ from privacy.mechanisms import Randomness, SystemRandomness
 
 _log = logging.getLogger(__name__)
 
+LESS_NOISE = "noise: there is less of it than is claimed"
 Scores = NDArray[np.float64]
 Run = Callable[[NDArray[np.bool_]], Mapping[str, Scores]]
 
@@ -105,7 +106,7 @@ class AuditResult:
         findings = [self._words(attack) for attack in self.attacks if self.contradicts(attack)]
         p_values = {
             "cohorts: their sizes are not those of Poisson sampling": self.cohort_p_value,
-            "noise: there is less of it than is claimed": self.noise_p_value,
+            LESS_NOISE: self.noise_p_value,
             **self.p_values,
         }
         known = {says: p for says, p in p_values.items() if p is not None}

@@ -83,7 +83,11 @@ def test_what_cannot_be_asked_is_told(
 ) -> None:
     wide = folder / "wide.csv"
     wide.write_text("a,b,c,d,e\n1,2,3,4,5\n")
+    with (folder / "two.npy").open("wb") as several:
+        np.savez(several, one=np.zeros(4), other=np.zeros(4))
     for question, words in (
+        (",".join(["0.25"] * 100), "has 100 numbers; the plan's inputs have 4"),
+        (str(folder / "two.npy"), "holds several arrays"),
         ("5.1,3.5,1.4", "has 3 numbers; the plan's inputs have 4"),
         ("51,3.5,1.4,0.2", "number 0, counted from 0, is 51, and the model answers for [4, 8]"),
         (str(wide), "has 5 columns; the plan's inputs have 4 numbers"),
@@ -91,6 +95,10 @@ def test_what_cannot_be_asked_is_told(
     ):
         assert main([*ask, question]) == 1
         assert words in capsys.readouterr().err
+    alike = wide.with_name("alike.csv")
+    alike.write_text("5.1,3.5,1.4,1.4\n5.1,3.5,1.4,0.2\n")
+    assert main([*ask, str(alike)]) == 0
+    assert capsys.readouterr().out.count("setosa") == 2
     text = wide.with_name("words.csv")
     text.write_text("a,b,c,d\n5,3,1,small\n5,3,1,nan\n5.1,3.5,1.4,0.2\n")
     assert main([*ask, str(text)]) == 1
