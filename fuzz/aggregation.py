@@ -196,29 +196,23 @@ def records() -> Target:
     )
     written.append({"accuracy": 0.5})
     readers: tuple[Callable[[Any], object], ...] = (
-        lambda fields: read_request(ConfigRecord(fields)),
-        lambda fields: UpdateEncoding.from_record(ConfigRecord(fields)),
-        lambda fields: read_accuracy(RecordDict({"metrics": MetricRecord(fields)})),
+        read_request,
+        UpdateEncoding.from_record,
+        lambda record: read_accuracy(RecordDict({"metrics": record})),
     )
+    kinds: tuple[Callable[[Any], object], ...] = (ConfigRecord, ConfigRecord, MetricRecord)
 
     def read(content: bytes) -> None:
+        number = (content[0] if content else 0) % len(readers)
         try:
-            given = json.loads(content[1:])
-            fields = {str(name): _value(value) for name, value in dict(given).items()}
-            ConfigRecord(fields)
+            given = dict(json.loads(content[1:]))
+            record = kinds[number]({str(name): _value(value) for name, value in given.items()})
         except (ValueError, TypeError, OverflowError, RecursionError):
             return  # Flower sends no such record
-        reader = readers[(content[0] if content else 0) % len(readers)]
-        try:
-            reader(fields)
-        except TypeError as error:
-            if "MetricRecord" not in str(error) and "not of type" not in str(error):
-                raise
+        readers[number](record)
 
-    seeds = [
-        bytes([n]) + json.dumps(each).encode()
-        for n, each in zip((0, 0, 1, 2), written, strict=True)
-    ]
+    numbered = zip((0, 0, 1, 2), written, strict=True)
+    seeds = [bytes([number]) + json.dumps(fields).encode() for number, fields in numbered]
     return Target(read, (MalformedMessageError, ReplyError), tuple(seeds))
 
 
