@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_app.errors import CommandFailedError, DataError
-from flower_app.tasks import Task, canonical, read_cells, read_task
+from flower_app.tasks import Task, canonical, folder_of_holders, read_cells, read_task
 
 _MOST_SILOS = 8
 _TEST_SHARE = re.compile(r"^[ \t]*test-share[ \t]*=.*$", re.MULTILINE)
@@ -71,7 +71,7 @@ def divide_task(task: Task, folder: Path) -> DemoTask:
     if task.table is not None:
         held, test = _divided(task, task.table, folder)
     else:
-        held, test = _holders(task.holders or Path()), None
+        held, test = _holders(folder_of_holders(task)), None
     if len(held) != task.silos:
         raise DataError(
             f"the task {task.name!r} says silos = {task.silos}, and there are data of {len(held)}: "

@@ -6,9 +6,11 @@ from flower_app.tasks.columns import as_number as as_number
 from flower_app.tasks.columns import canonical as canonical
 from flower_app.tasks.holdings import Holdings as Holdings
 from flower_app.tasks.holdings import as_client_data as as_client_data
+from flower_app.tasks.holdings import folder_of_holders as folder_of_holders
 from flower_app.tasks.holdings import no_examples as no_examples
 from flower_app.tasks.holdings import node_examples as node_examples
 from flower_app.tasks.holdings import read_holdings as read_holdings
+from flower_app.tasks.holdings import server_examples as server_examples
 from flower_app.tasks.holdings import server_test_data as server_test_data
 from flower_app.tasks.images import picture_files as picture_files
 from flower_app.tasks.images import read_picture as read_picture

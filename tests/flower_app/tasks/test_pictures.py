@@ -64,6 +64,8 @@ def test_pictures_are_read_scaled_and_told(task: Path, capsys: pytest.CaptureFix
     (task.parent / "clients" / "c4" / "down" / "Thumbs.db").write_bytes(b"a system's")
     assert main(["check-data", str(task)]) == 1
     output = capsys.readouterr()
+    assert "c0 and 7 others, each: 1 picture (such as down/3.png)" in output.err
+    assert output.err.count("scaled to") == 1
     assert "1 picture (such as down/3.png): of another size, scaled to 12 by 12" in output.err
     assert "1 file left out that end in none of .png, .jpg" in output.err
     assert "(such as scan.dcm)" in output.err

@@ -144,6 +144,18 @@ def test_a_row_of_values_may_be_longer_than_a_files_name(tmp_path: Path) -> None
     assert inputs[:40].tolist() == [0.25] * 40
 
 
+def test_notes_of_a_typed_row_name_no_line(tmp_path: Path) -> None:
+    own, notes = read_task(project(tmp_path)), list[str]()
+    list(own_questions([Path("sex=other,age=200")], own, notify=notes.append))
+    assert notes == [
+        "age: 1 value is beyond its range [0, 110], brought to its nearer end (such as '200')",
+        "sex: 1 value is none of its categories (female, male), taken as missing (such as 'other')",
+    ]
+    del notes[:]
+    list(own_questions([Path("sex=male")], own, notify=notes.append))
+    assert notes == ["age: 1 value is missing, taken as the middle of its range, 55"]
+
+
 def test_a_row_becomes_what_its_columns_say(tmp_path: Path) -> None:
     task = read_task(project(tmp_path))
     (tmp_path / "q.csv").write_text("sex,age\nmale,33\n,\n FEMALE,200\nfemale,0\n")

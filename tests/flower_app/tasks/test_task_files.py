@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flower_app.errors import SettingError
+from flower_app.__main__ import main
+from flower_app.errors import DataError, SettingError
 from flower_app.settings import Settings
-from flower_app.tasks import Number, build_for, read_task
+from flower_app.tasks import Number, build_for, read_holdings, read_task, server_test_data
 from tests.flower_app.tasks.projects import TASK, project
 
 FAULTS = {
@@ -76,6 +77,27 @@ def test_a_task_is_read(tmp_path: Path) -> None:
         "controller": "A clinic",
         "purpose": "who will need a doctor",
     }
+
+
+def test_a_deployments_task_names_test_rows_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = 'table = "visits.csv"\nclient-column = "household"\ntest-share = 0.2\n'
+    assert data in TASK
+    task = TASK.replace(data, 'test = "visits.csv"\nranges-are-public = true\n')
+    path = project(tmp_path, task=task)
+    dataset = server_test_data(read_task(path))
+    assert len(dataset.validation) + len(dataset.test) == 400
+    assert main(["check-data", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "task.toml is good: 400 rows to test on." in said
+    assert "those of a deployment lie on its nodes" in said
+    with pytest.raises(DataError, match="names no data to train on"):
+        read_holdings(read_task(path))
+    with pytest.raises(SettingError, match="client-column = 'household' is for a table"):
+        read_task(
+            project(tmp_path, task=task.replace("test =", 'client-column = "household"\ntest ='))
+        )
 
 
 def test_what_all_parties_must_mean_alike_is_in_the_digest(tmp_path: Path) -> None:
