@@ -21,7 +21,7 @@ from flower_app.data import encode
 from flower_app.models.build import build_model
 from privacy.inference import compile_model
 from privacy.inference.errors import PlanRefusedError
-from privacy.inference_service import KeyFile
+from privacy.inference_service import KeyFile, TokenFile
 from tests.privacy.inference_service.serving import serve_command
 
 ROOT = Path(__file__).parents[3]
@@ -206,6 +206,16 @@ def test_serve_starts_only_if_callers_are_kept_out(
 ) -> None:
     assert main(["serve", str(results), *arguments]) == 1
     assert why in capsys.readouterr().err
+
+
+def test_serve_starts_only_if_it_can_count_the_questions_of_invitations(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = TokenFile(tmp_path / "tokens.json")
+    tokens.add("guest", questions=3)
+    tokens.questions_file.mkdir()  # as on a file system that is read-only
+    assert main(["serve", str(results), "--tokens", str(tmp_path / "tokens.json")]) == 1
+    assert "counts the questions of invitations; keep tokens in a folder" in capsys.readouterr().err
 
 
 def test_asking_without_tls_must_be_named(
