@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import math
 import sys
 import textwrap
 from dataclasses import asdict
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
 from flower_app.plan_advice import Advice, advice, as_document, ledger_words, read_spent
 from flower_app.planning import (
+    COMPARED,
     RATES_IN_TURNS,
     SAMPLING_RATES,
     Option,
@@ -24,7 +26,6 @@ from flower_app.planning import (
     Question,
     expected_accuracy,
     options,
-    options_in_turns,
 )
 from flower_app.settings import MECHANISMS, Settings
 from flower_app.tasks import build_for, parameters_of, read_task
@@ -81,11 +82,11 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--mechanism",
-        choices=MECHANISMS,
+        choices=(*MECHANISMS, "all"),
         default=MECHANISMS[0],
         help="banded, blt: noise that is correlated over the rounds, for clients that take part in "
-        "turns, every 1/Q rounds; no cohort needs to be secret; blt in less memory (lattice: "
-        "independent noise)",
+        "turns, every 1/Q rounds; no cohort needs to be secret; blt in less memory; all: compare "
+        "them, amplified too (lattice: independent noise)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.set_defaults(run=run)
@@ -120,7 +121,9 @@ def run(options_given: argparse.Namespace) -> int:
         )
     o.records = 50 if o.records is None else o.records
     in_turns = o.mechanism != MECHANISMS[0]
-    o.sampling_rates = o.sampling_rates or list(RATES_IN_TURNS if in_turns else SAMPLING_RATES)
+    compared = o.mechanism == "all"
+    usual = (0.1,) if compared else RATES_IN_TURNS if in_turns else SAMPLING_RATES
+    o.sampling_rates = o.sampling_rates or list(usual)
     rounds = o.rounds or [RECIPES[o.model].rounds]
     budget = checked_budget(
         o,
@@ -138,16 +141,22 @@ def run(options_given: argparse.Namespace) -> int:
     # Measured with cohorts that stay secret.
     accuracy = AccuracyRange(None, None) if in_turns else expected_accuracy(question)
     spent = () if paid is None else paid.events
-    in_turn = partial(options_in_turns, buffered=o.mechanism == "blt")
-    rows = (in_turn if in_turns else options)(
-        question, rates=o.sampling_rates, rounds=rounds, spent=spent, own=own
+    mechanisms = COMPARED if compared else (o.mechanism,)
+    rows = (
+        option
+        for count, rate in product(rounds, o.sampling_rates)
+        for mechanism in mechanisms
+        for option in options(
+            question, rates=[rate], rounds=[count], spent=spent, own=own, mechanism=mechanism
+        )
     )
     parameters = own.parameters if own else MODELS[o.model].parameters
     if problem := large_delta(budget.delta, o.population):
         print(f"warning: {problem}.", file=sys.stderr)
     if o.json:
         document = _document(question, accuracy, worked_out := list(rows))
-        document["advice"] = as_document(advice(worked_out, parameters=parameters))
+        taken = None if compared else advice(worked_out, parameters=parameters)
+        document["advice"] = as_document(taken)
         document["question"]["mechanism"] = o.mechanism
         document["spent"] = None if paid is None else paid.epsilon(budget.delta)
         print(json.dumps(document, ensure_ascii=False))
@@ -158,11 +167,14 @@ def run(options_given: argparse.Namespace) -> int:
     )
     if paid is not None:
         print(textwrap.fill(ledger_words(paid, budget), 88) + "\n")
-    print(_HEADER, flush=True)
+    print(_HEADER + ("  way" if compared else ""), flush=True)
     worked_out = []
     for option in rows:
         worked_out.append(option)
-        print(_line(option), flush=True)
+        print(_line(option) + (f"  {option.way}" if compared else ""), flush=True)
+    if compared:
+        print("\n" + textwrap.fill(_comparison(worked_out), 88))
+        return 0
     if in_turns:
         print(
             "\nCorrelated noise: each client is asked every 1/q rounds, and who is asked is no"
@@ -252,6 +264,25 @@ def _advice(taken: Advice | None, clipping_norm: float | None) -> str:
         f"{taken.signal_to_noise:.3g} times as far as the noise does, if they agreed. S: "
         f"{bound} on public data. δ: below 1/N."
     )
+
+
+def _comparison(rows: list[Option]) -> str:
+    """The ways with the least noise: whoever learns the cohorts, and while nobody does."""
+    lengths = {
+        index: row.noise_share / math.sqrt(row.rounds)
+        for index, row in enumerate(rows)
+        if row.noise_share is not None
+    }
+    words = [
+        "noise: where it is correlated, of independent noise that would leave as much in the "
+        "models; smaller is better. ε unamplified: against whoever learns who was drawn."
+    ]
+    for whom, secret in (("whoever learns who was asked", False), ("while nobody does", True)):
+        those = [index for index in lengths if secret or not rows[index].secret]
+        if those:
+            least = rows[min(those, key=lambda index: lengths[index])]
+            words.append(f"Least noise, {whom}: {least.way}, {least.rounds} rounds.")
+    return " ".join(words) if lengths else "No noise fits this budget."
 
 
 def _secret(mechanism: str, taken: Advice, rows: list[Option]) -> str:

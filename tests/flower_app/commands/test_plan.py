@@ -17,7 +17,6 @@ from flower_app.planning import (
     expected_accuracy,
     message_bytes,
     options,
-    options_in_turns,
 )
 from privacy.accounting import Budget, GaussianRelease, Ledger, Poisson, epsilon
 
@@ -46,7 +45,7 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     question = Question(Budget(3.0, 1e-5), 1000)
-    (option,) = options_in_turns(question, rates=[0.1], rounds=[100])
+    (option,) = options(question, rates=[0.1], rounds=[100], mechanism="banded")
     assert option.noise_multiplier == pytest.approx(4.397, abs=1e-3)
     assert option.epsilon_without_amplification == pytest.approx(3.0, abs=1e-3)
     assert option.noise_share == pytest.approx(4.397 * 0.3388 / 100, rel=1e-3)
@@ -65,6 +64,29 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     assert "some clients are never asked" in capsys.readouterr().out
     assert command.main([*arguments.split(), "0.3"]) != 0
     assert "1/2, 1/3" in capsys.readouterr().err
+
+
+def test_the_mechanisms_stand_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "plan --population 1000 --mechanism all --rounds 100 --epsilon 2"
+    assert command.main([*arguments.split(), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["options"]
+    assert [(row["way"], row["secret"]) for row in rows] == [
+        ("Poisson(0.1), LatticeGaussian()", True),
+        ("CyclicGroups(4, 0.4), BandedMF(4)", True),
+        ("CyclicGroups(10), BandedMF(10)", False),
+        ("CyclicGroups(10), BLT()", False),
+    ]
+    question = Question(Budget(2.0, 1e-5), 1000)
+    for row, mechanism in zip(rows, ("lattice", "amplified", "banded", "blt"), strict=True):
+        (alone,) = options(question, rates=[0.1], rounds=[100], mechanism=mechanism)
+        assert row["noise_share"] == alone.noise_share
+        assert row["cohort"] == pytest.approx(100)
+    z = rows[1]["noise_multiplier"]
+    assert 1.99 < epsilon({GaussianRelease(z, Poisson(0.4)): 25}, delta=1e-5) <= 2.0
+    assert command.main(arguments.split()) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Least noise, whoever learns who was asked: CyclicGroups(10), BandedMF(10)" in printed
+    assert "Least noise, while nobody does: " in printed
 
 
 @pytest.mark.parametrize("model", MODELS)
