@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from flower_app.commands.own_questions import Question
 from flower_app.errors import CommandFailedError, DataError
-from flower_app.tasks import as_number, read_cells
+from flower_app.settings import is_file, is_folder
+from flower_app.tasks import as_number, check_names, read_cells
 from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference.input_range import bounds, label
@@ -73,12 +74,12 @@ def find_plan_questions(path: Path, plan: Plan) -> list[Path]:
     DataError
         If there is none.
     """
-    if path.is_dir():
+    if is_folder(path):
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
         if not files:
             raise DataError(f"{path} holds nothing to ask about; files end in .csv or .npy")
         return files
-    if path.is_file() or all(as_number(cell) is not None for cell in str(path).split(",")):
+    if is_file(path) or all(as_number(cell) is not None for cell in str(path).split(",")):
         return [path]
     raise DataError(
         f"{path} is not there; give a CSV file, a .npy file, a folder of them, or a row of "
@@ -108,7 +109,7 @@ def _read(
     file: Path, plan: Plan, notify: Callable[[str], None]
 ) -> tuple[list[str], list[list[str]] | _Rows]:
     """The names of columns, where there are any, and rows of cells or of numbers."""
-    if not file.is_file():
+    if not is_file(file):
         return [], [str(file).split(",")]
     if file.suffix.lower() == ".npy":
         return [], _array(file, plan)
@@ -119,6 +120,7 @@ def _read(
         rows = [[cell.replace(",", ".", 1) for cell in row] for row in rows]
     if all(as_number(cell, commas=commas) is not None for cell in header):
         return [], [[cell.replace(",", ".", 1) for cell in header], *rows]
+    check_names(file, header)
     if len(header) != _size(plan):
         raise DataError(
             f"{file} has {len(header)} columns; the plan's inputs have {_size(plan)} numbers: "
@@ -135,9 +137,11 @@ def _array(file: Path, plan: Plan) -> _Rows:
         array = np.load(file, allow_pickle=False)
     except Exception as error:  # headers fail in many ways
         raise DataError(f"{file} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{file} holds several arrays, as .npz files do; save one by itself")
     shape, size = plan.input_shape, _size(plan)
     fits = array.shape in (shape, (size,)) or array.shape[1:] in (shape, (size,))
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf" or not fits:
+    if array.dtype.kind not in "iuf" or not fits:
         raise DataError(
             f"{file} holds {array.dtype} of shape {array.shape}; give numbers of shape {shape}, or "
             f"(n, {', '.join(map(str, shape))})"
