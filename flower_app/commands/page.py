@@ -67,9 +67,18 @@ def _table_spec(path: Path) -> ModelSpec:
 
 def page_of(spec: ModelSpec, *, service: str = "") -> Page:
     """The page for a model of images of digits, or of a table's rows."""
-    contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
+    contract = InputContract(
+        spec.shape, (spec.low, spec.high), spec.classes, feature_names=spec.feature_names
+    )
     if spec.kind == "own":
         title = "Ask about a row, without showing it"
-        return Page(title, contract, "numbers", spec.feature_names, service=service)
+        return Page(
+            title,
+            contract,
+            "numbers",
+            spec.feature_names,
+            service=service,
+            choices=spec.choices,
+        )
     title = "Ask about a digit, without showing it"
     return Page(title, contract, spec.kind, service=service)

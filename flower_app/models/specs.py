@@ -29,6 +29,7 @@ class ModelSpec:
     in_ckks: bool = True
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    choices: tuple[tuple[int, str, tuple[str, ...]], ...] = ()
 
 
 MODELS: Mapping[str, ModelSpec] = {

@@ -4,6 +4,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from flower_app.models.specs import ModelSpec
+from flower_app.tasks.columns import Category
 from flower_app.tasks.task import Task
 from privacy.imports import needing
 
@@ -33,7 +34,18 @@ def task_spec(task: Task) -> ModelSpec:
         classes=len(task.classes),
         class_names=task.class_names,
         feature_names=task.features,
+        choices=_choices(task),
     )
+
+
+def _choices(task: Task) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
+    """The place of each category's first feature, the column's name and its values."""
+    choices, place = [], 0
+    for column in task.columns:
+        if isinstance(column, Category):
+            choices.append((place, column.name, column.values))
+        place += len(column.features)
+    return tuple(choices)
 
 
 def build_for(task: Task) -> "nn.Sequential":

@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request, Response
 
 from privacy.arguments import of_kind
 from privacy.inference import InputContract
+from privacy.inference.input_range import bounds
 from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import ServiceError
 
@@ -91,6 +92,10 @@ class Page:
         Of numbers, in their order.
     feature_units : tuple of str
         In which the numbers are given, in the same order; "" where there is none.
+    choices : tuple of (int, str, tuple of str)
+        Numbers that are 1 for one of several options and 0 for the others: the place of the first
+        of them, what is chosen, and what the options are called. The form has a list for each; who
+        does not know sends zeros alone.
     service : str
         URL of the service, for a page that is hosted elsewhere; "" where the service has the page.
     """
@@ -101,6 +106,7 @@ class Page:
     feature_names: tuple[str, ...] = ()
     service: str = ""
     feature_units: tuple[str, ...] = ()
+    choices: tuple[tuple[int, str, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         of_kind("title", self.title, str, "a heading")
@@ -119,6 +125,7 @@ class Page:
             count = len(getattr(self, name))
             if count not in (0, shape[0]):
                 raise ValueError(f"{name} has {count} entries for {shape[0]} numbers")
+        self._check_choices()
         if self.service:
             parsed = _parsed(self.service)
             if parsed is None or parsed.query or parsed.fragment or parsed.userinfo:
@@ -128,6 +135,20 @@ class Page:
                     f"service is {self.service!r}, without TLS: whoever listens could take tokens "
                     "and forge messages; write https://host:port"
                 )
+
+    def _check_choices(self) -> None:
+        """Refuse lists that overlap, or of numbers that cannot be 0 and 1."""
+        if self.choices and self.inputs != "numbers":
+            raise ValueError(f"choices are of a form of numbers, not of {self.inputs}")
+        low, high = bounds(self.contract.input_range, self.contract.input_shape)
+        end = 0
+        for first, name, options in sorted(self.choices):
+            last = first + len(options)
+            if not options or not end <= first or last > len(low):
+                raise ValueError(f"choices has {name!r} at {first}, where its numbers cannot be")
+            if (low[first:last] > 0).any() or (high[first:last] < 1).any():
+                raise ValueError(f"choices has {name!r}, whose numbers cannot be 0 and 1")
+            end = last
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -187,12 +208,14 @@ class Page:
                 "inputs": self.inputs,
                 "features": self.feature_names,
                 "units": self.feature_units,
+                "choices": self.choices,
                 "contract": {
                     "inputShape": self.contract.input_shape,
                     "inputRange": self.contract.input_range,
                     "classes": self.contract.classes,
                     "multiLabel": self.contract.multi_label,
                     "maxBytes": self.contract.max_bytes,
+                    "featureNames": self.contract.feature_names,
                 },
             },
         }

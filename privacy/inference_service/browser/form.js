@@ -1,4 +1,7 @@
-/** The form of a model of numbers: for each a field with its name, its unit and its range. */
+/**
+ * The form of a model of numbers: for each a field with its name, its unit and its range; for several
+ * of which one is 1 a list of what they stand for.
+ */
 
 import { outdated } from "./page.js";
 
@@ -6,17 +9,26 @@ import { outdated } from "./page.js";
 
 export class Input {
   #form;
-  /** @type {HTMLInputElement[]} */
-  #inputs = [];
+  /** @type {(() => number[])[]} what each field holds */
+  #fields = [];
 
   /** @param {Model} model @param {() => void} ask */
-  constructor({ contract, features, units }, ask) {
+  constructor({ contract, features, units, choices }, ask) {
     this.#form = /** @type {HTMLFormElement} */ (document.getElementById("numbers"));
     this.#form.hidden = false;
     document.getElementById("ask")?.setAttribute("form", "numbers");
     const [lows, highs] = contract.inputRange;
-    for (let n = 0; n < contract.inputShape[0]; n++) {
-      this.#add(`number-${n}`, features[n] ?? `Number ${n + 1}`, units[n], at(lows, n), at(highs, n));
+    for (let n = 0; n < contract.inputShape[0]; ) {
+      const choice = choices.find(([first]) => first === n);
+      if (choice) {
+        const [, name, options] = choice;
+        this.#choose(`number-${n}`, name, options);
+        n += options.length;
+      } else {
+        const name = features[n] ?? `Number ${n + 1}`;
+        this.#add(`number-${n}`, name, units[n], at(lows, n), at(highs, n));
+        n += 1;
+      }
     }
     this.#form.addEventListener("input", outdated);
     this.#form.addEventListener("submit", (event) => {
@@ -47,13 +59,28 @@ export class Input {
     const field = document.createElement("div");
     field.append(label, input, hint);
     this.#form.append(field);
-    this.#inputs.push(input);
+    this.#fields.push(() => [numberOf(input.value)]);
+  }
+
+  /** @param {string} id @param {string} name @param {string[]} options */
+  #choose(id, name, options) {
+    const label = Object.assign(document.createElement("label"), { htmlFor: id, textContent: name });
+    const list = Object.assign(document.createElement("select"), { id, required: true });
+    list.add(new Option("Choose one", ""));
+    options.forEach((option, n) => list.add(new Option(option, `${n}`)));
+    list.add(new Option("Not known, or none of these", "-1"));
+    list.addEventListener("change", () => list.removeAttribute("aria-invalid"));
+    list.addEventListener("invalid", () => list.setAttribute("aria-invalid", "true"));
+    const field = document.createElement("div");
+    field.append(label, list);
+    this.#form.append(field);
+    this.#fields.push(() => options.map((_, n) => Number(list.value === `${n}`)));
   }
 
   /** The numbers; null where one is missing or outside its range, which the browser then shows. */
   numbers() {
     if (!this.#form.reportValidity()) return null;
-    return this.#inputs.map((input) => numberOf(input.value));
+    return this.#fields.flatMap((field) => field());
   }
 }
 

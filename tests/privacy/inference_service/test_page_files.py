@@ -148,6 +148,15 @@ def test_a_heading_or_a_name_cannot_become_markup() -> None:
         ({"inputs": "hog"}, "which a page of hog does not make"),
         ({"feature_names": ("one",)}, "feature_names has 1 entries for 8"),
         ({"feature_units": ("mmol/l",) * 9}, "feature_units has 9 entries for 8"),
+        ({"choices": ((7, "sex", ("f", "m")),)}, "'sex' at 7, where its numbers cannot be"),
+        ({"choices": ((0, "a", ("x", "y")), (1, "b", ("x",)))}, "'b' at 1, where"),
+        (
+            {
+                "contract": InputContract((8,), (0.0, 0.5), classes=2),
+                "choices": ((0, "sex", ("f", "m")),),
+            },
+            "cannot be 0 and 1",
+        ),
         ({"service": "model.example"}, "write https://host:port"),
         ({"service": "javascript:alert(1)"}, "write https://host:port"),
         ({"service": "https://*"}, "write https://host:port"),
@@ -162,6 +171,13 @@ def test_a_page_that_would_not_work_is_refused(changed: dict[str, Any], says: st
     given = {"title": "Ask", "contract": CONTRACT, "inputs": "numbers"} | changed
     with pytest.raises(ValueError, match=says):
         Page(**given)
+
+
+def test_the_page_of_a_table_has_a_list_for_each_category(tmp_path: Path) -> None:
+    model = data(page_of(task_spec(read_task(project(tmp_path)))))["model"]
+    assert model["choices"] == [[1, "sex", ["female", "male"]]]
+    assert model["features"] == model["contract"]["featureNames"]
+    assert model["features"] == ["age", "sex = female", "sex = male"]
 
 
 @pytest.mark.parametrize("model", [name for name, spec in MODELS.items() if spec.in_ckks])

@@ -193,6 +193,8 @@ def test_what_leaves_the_owner_has_no_secret_key_in_it(modules: Any) -> None:
         ({"degree": 1000}, "degree cannot be used"),
         ({"degree": "2048"}, "degree cannot be used"),
         ({"class_names": ["a", "b\u00a0c", "d"]}, "class_names cannot be used"),
+        ({"feature_names": ["a", "b"]}, "does not name all features"),
+        ({"feature_names": []}, "feature_names cannot be used"),
         ({"model_version": "none"}, "model_version cannot be used"),
         ({"logits": 4, "answers": [[0, 1, 2, 3]]}, "4 classes, not 3"),
         ({"parties": ["a", "b", "c"]}, "encrypted weights"),
@@ -409,6 +411,35 @@ def test_a_number_may_have_a_comma_and_what_is_none_or_two_is_not_sent(
         assert answer.inner_text() == str(small_model().predict(x).argmax())
         field.fill("0.1")  # to which this was no answer
         assert answer.count() == 0
+
+
+def test_one_of_several_is_chosen_by_its_name(serve: Serve, context: Any) -> None:
+    """Numbers 2 to 4 are a list; who does not know sends zeros alone."""
+    choices = ((2, "sex", ("female", "male", "other")),)
+    fields = [*NAMES[:2], *NAMES[5:]]
+    with serve(page=replace(PAGE, choices=choices)) as served:
+        page = opened(context, served)
+        status(page, READY)
+        x, sent = np.full((1, 8), -0.4), []
+        for name in fields:
+            page.get_by_label(name).fill("-0.4")
+        context.on("request", lambda request: sent.append(request.method))
+        page.get_by_role("button", name="Ask").click()
+        assert page.evaluate("document.activeElement.validationMessage") != ""
+        assert sent == []
+        chosen = page.get_by_label("sex")
+        shown = chosen.locator("option").all_inner_texts()
+        assert shown == ["Choose one", *choices[0][2], "Not known, or none of these"]
+        answers = []
+        for option in shown[1:]:
+            x[0, 2:5] = [option == name for name in choices[0][2]]
+            page.locator("#status").evaluate("status => { status.textContent = ''; }")
+            chosen.select_option(option)
+            page.get_by_role("button", name="Ask").click()
+            status(page, ANSWERED)
+            answers.append(page.locator("#answer strong").inner_text())
+            assert answers[-1] == str(small_model().predict(x).argmax())
+        assert answers == ["1", "1", "2", "1"]
 
 
 def test_a_start_that_failed_is_tried_again_with_the_same_invitation(
