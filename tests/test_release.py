@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from privacy.imports import EXTRAS
-from tools.release import hub_folder, owner_project
+from tools.release import hub_folder, main, owner_project
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,3 +68,15 @@ def test_the_owners_wheel_asks_for_neither_flower_nor_pytorch() -> None:
     assert asked >= {"numpy", "cryptography", "numba", "httpx"}
     heavy = set().union(*EXTRAS.values()) - EXTRAS["owner"] - EXTRAS[""]
     assert not asked & (heavy | {"flwr", "dp-accounting", "safetensors"})
+
+
+def test_a_folder_that_holds_anything_else_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old.whl").write_bytes(b"")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit, match=r"holds thesis\.tex too; name a folder for releases"):
+        main(tmp_path)
+    (tmp_path / "thesis.tex").unlink()
+    (tmp_path / "bloomseal" / ".git").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="holds bloomseal too"):
+        main(tmp_path)
+    assert (tmp_path / "old.whl").exists()

@@ -6,6 +6,7 @@
 - the folder ``bloomseal``, which is published on Flower Hub.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -73,14 +74,40 @@ def _copy_packages(folder: Path) -> None:
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
 
 
+def _is_of_a_release(path: Path) -> bool:
+    if path.name == "bloomseal":
+        return not path.is_symlink() and not (path / ".git").exists()
+    return path.is_file() and (path.suffix == ".whl" or path.name == "sbom.json")
+
+
 def main(folder: Path) -> None:
-    """Build all three into a folder, which is emptied first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Build all three into a folder, in the place of those that are there.
+
+    Raises
+    ------
+    SystemExit
+        If the folder holds anything else: it is none of releases, and nothing is deleted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted(each.name for each in folder.iterdir() if not _is_of_a_release(each))
+    if others:
+        raise SystemExit(
+            f"error: {folder} holds {others[0]} too; name a folder for releases, such as dist"
+        )
+    for each in folder.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
     print(wheel(ROOT, folder.resolve()))
     print(owner_wheel(folder.resolve()))
     print(hub_folder(folder.resolve()))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.release",
+        description="Builds the wheels and the folder for Flower Hub.",
+    )
+    parser.add_argument("folder", type=Path, help="to write into, such as dist")
+    main(parser.parse_args().folder)

@@ -33,6 +33,7 @@ from privacy.inference_service import (
 from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
 from privacy.inference_service.page import check_origins
+from privacy.inference_service.questions import Questions
 
 _DEFAULTS = ServiceLimits()
 
@@ -300,10 +301,13 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
 def _given_tokens(path: Path) -> TokenFile:
     tokens = TokenFile(path)
     try:
-        if not tokens.callers():
+        callers = tokens.callers()
+        if not callers:
             raise SettingError(
                 f"{path} holds no tokens; make one: python -m flower_app token add {path} NAME"
             )
+        if any(caller.questions is not None for caller in callers):
+            Questions(tokens.questions_file).check()
     except TokenFileError as error:
         raise SettingError(str(error)) from error
     return tokens

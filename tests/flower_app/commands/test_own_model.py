@@ -1,11 +1,7 @@
 """A model of a user's own, from the page's code to answers: compiled, saved, served, asked."""
 
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from sklearn.datasets import load_iris
 from flower_app.__main__ import main
 from privacy.inference import PackedModel, ThreeParties, compile_model
 from tests.privacy.inference.inference_models import linear
+from tests.privacy.inference_service.serving import serve_command
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "how-to" / "own-model.md"
@@ -37,29 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ask(folder: Path) -> Iterator[list[str]]:
     """The arguments of ``ask`` that a running ``serve`` prints, in front of the questions."""
-    command = [
-        sys.executable,
-        "-m",
-        "flower_app",
-        "serve",
-        str(folder / "iris.model"),
-        "--port",
-        "0",
-    ]
-    process = subprocess.Popen(
-        [*command, "--workers", "1"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    printed = shlex.split(next(line for line in lines if "flower_app ask" in line))
-    printed.remove("QUESTIONS")
-    yield [*printed[printed.index("ask") :], "--one-time-keys"]
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with serve_command(folder / "iris.model") as (_, printed):
+        printed.remove("QUESTIONS")
+        yield [*printed, "--one-time-keys"]
 
 
 def test_rows_of_a_file_are_answered_as_the_estimator_does(
@@ -94,7 +71,11 @@ def test_what_cannot_be_asked_is_told(
 ) -> None:
     wide = folder / "wide.csv"
     wide.write_text("a,b,c,d,e\n1,2,3,4,5\n")
+    with (folder / "two.npy").open("wb") as several:
+        np.savez(several, one=np.zeros(4), other=np.zeros(4))
     for question, words in (
+        (",".join(["0.25"] * 100), "has 100 numbers; the plan's inputs have 4"),
+        (str(folder / "two.npy"), "holds several arrays"),
         ("5.1,3.5,1.4", "has 3 numbers; the plan's inputs have 4"),
         ("51,3.5,1.4,0.2", "sepal length (cm) is 51, and the model answers for [4, 8]"),
         (str(wide), "has no column 'sepal length (cm)'; the plan takes sepal length (cm), "),
@@ -102,6 +83,10 @@ def test_what_cannot_be_asked_is_told(
     ):
         assert main([*ask, question]) == 1
         assert words in capsys.readouterr().err
+    alike = wide.with_name("alike.csv")
+    alike.write_text("5.1,3.5,1.4,1.4\n5.1,3.5,1.4,0.2\n")
+    assert main([*ask, str(alike)]) == 0
+    assert capsys.readouterr().out.count("setosa") == 2
     text = wide.with_name("words.csv")
     header = (folder / "flowers.csv").read_text().splitlines()[0]
     text.write_text(header + "\n5,3,1,small\n5,3,1,nan\n5.1,3.5,1.4,0.2\n")

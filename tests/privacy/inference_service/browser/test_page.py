@@ -18,7 +18,7 @@ import pytest
 
 from privacy.inference.ckks import Ring, is_ternary
 from privacy.inference.messages import Reader
-from privacy.inference_service import InsecureNoAuthentication, Page
+from privacy.inference_service import Choice, InsecureNoAuthentication, Page
 from tests.privacy.inference_service.serving import CONTRACT, Service, X, small_model
 from tools import wire_vectors
 
@@ -413,33 +413,40 @@ def test_a_number_may_have_a_comma_and_what_is_none_or_two_is_not_sent(
         assert answer.count() == 0
 
 
-def test_one_of_several_is_chosen_by_its_name(serve: Serve, context: Any) -> None:
-    """Numbers 2 to 4 are a list; who does not know sends zeros alone."""
-    choices = ((2, "sex", ("female", "male", "other")),)
-    fields = [*NAMES[:2], *NAMES[5:]]
-    with serve(page=replace(PAGE, choices=choices)) as served:
-        page = opened(context, served)
+def test_numbers_that_belong_together_are_one_choice_and_what_is_not_known_is_left_empty(
+    serve: Serve, context: Any
+) -> None:
+    colour = Choice("colour", 2, ("red", "green", "blue"))
+    form = replace(PAGE, choices=(colour,), may_be_empty=True)
+    with serve(page=form) as service:
+        page = opened(context, service)
         status(page, READY)
-        x, sent = np.full((1, 8), -0.4), []
-        for name in fields:
-            page.get_by_label(name).fill("-0.4")
-        context.on("request", lambda request: sent.append(request.method))
-        page.get_by_role("button", name="Ask").click()
-        assert page.evaluate("document.activeElement.validationMessage") != ""
-        assert sent == []
-        chosen = page.get_by_label("sex")
-        shown = chosen.locator("option").all_inner_texts()
-        assert shown == ["Choose one", *choices[0][2], "Not known, or none of these"]
-        answers = []
-        for option in shown[1:]:
-            x[0, 2:5] = [option == name for name in choices[0][2]]
+        x = np.zeros((1, 8))  # the middle of the range, and of the colours none
+        button, answer = page.get_by_role("button", name="Ask"), page.locator("#answer strong")
+        assert page.locator("#numbers input, #numbers select").count() == 6
+        for chosen, value in ((None, 0.0), ("blue", -0.75), ("red", 0.5), ("not known", 1.0)):
+            x[:] = 0
+            x[0, 7] = value
+            if chosen is not None:
+                page.get_by_label("colour").select_option(chosen)
+                page.get_by_label(NAMES[7]).fill(str(value))
+            if chosen in colour.options:
+                x[0, 2 + colour.options.index(chosen)] = 1
             page.locator("#status").evaluate("status => { status.textContent = ''; }")
-            chosen.select_option(option)
-            page.get_by_role("button", name="Ask").click()
+            button.click()
             status(page, ANSWERED)
-            answers.append(page.locator("#answer strong").inner_text())
-            assert answers[-1] == str(small_model().predict(x).argmax())
-        assert answers == ["1", "1", "2", "1"]
+            assert answer.inner_text() == str(small_model().predict(x).argmax())
+
+
+def test_a_choice_that_was_not_made_is_not_sent(serve: Serve, context: Any) -> None:
+    form = replace(PAGE, choices=(Choice("colour", 2, ("red", "green", "blue")),))
+    with serve(page=form) as service:
+        page = opened(context, service)
+        status(page, READY)
+        for name in (*NAMES[:2], *NAMES[5:]):
+            page.get_by_label(name).fill("0")
+        page.get_by_role("button", name="Ask").click()
+        assert page.get_by_label("colour").get_attribute("aria-invalid") == "true"
 
 
 def test_a_start_that_failed_is_tried_again_with_the_same_invitation(
