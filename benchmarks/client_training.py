@@ -240,7 +240,8 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     # Every step Opacus's hooks warn that the data itself wants no gradient.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     try:
-        for threads, examples, model in product((1,) if quick else (1, 2), (64, 256), MODELS):
+        models = list(MODELS)[:2] if quick else list(MODELS)
+        for threads, examples, model in product((1,) if quick else (1, 2), (64, 256), models):
             torch.set_num_threads(threads)
             for noise_multiplier in (0.0, 1.0):
                 if noise_multiplier and (threads, examples) != (1, 256):

@@ -1,10 +1,13 @@
 """The client's side of a run: train on its own data, reply with the update and its weight.
 
-Failures show nothing of the data. A run is declined (``DeclinedError``) for its settings only,
-before the data is touched; later, data that cannot be used counts as none, and the reply looks like
-any other.
+Failures show nothing of the data. A run is declined (``DeclinedError``) for its settings, and for
+what the node's own ledger has left, before the data is touched; under secure aggregation at the
+invitation, before the round counts on the node. Later, data that cannot be used counts as none, and
+the reply looks like any other.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from logging import ERROR, WARNING
 
@@ -38,13 +41,17 @@ from flower_app.training.work import (
 )
 from privacy.accounting.errors import LedgerError
 from privacy.imports import needing
-from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, FullBatch, pay
+from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, FullBatch, check_payment, pay
 from privacy.training.errors import LocalBudgetError
 from strategies import decline
+from strategies.secure_aggregation import is_invitation
 
 
-def keep_reasons(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """The app's outer mod: errors of a node with an owner stay in the node's own log."""
+def send_declines(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Make a decline the reply.
+
+    It is also the app's inner mod, for secure aggregation adds zero where the app raises.
+    """
     try:
         return call_next(message, context)
     except DeclinedError as declined:
@@ -53,6 +60,12 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
     except LocalBudgetError as spent:  # its message carries no number
         log(WARNING, "Declined: %s", spent)
         return decline(message, str(spent))
+
+
+def keep_reasons(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """The app's outer mod: errors of a node with an owner stay in the node's own log."""
+    try:
+        return send_declines(message, context, call_next)
     except Exception as error:
         if not is_deployed(context):
             raise
@@ -61,9 +74,10 @@ def keep_reasons(message: Message, context: Context, call_next: ClientAppCallabl
 
 
 def obey_owner(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """The app's second mod: decline a run that protects records less than the owner demands.
+    """The app's second mod: decline what the owner does not allow, or has no budget left for.
 
-    It depends on settings only, and comes before secure aggregation.
+    It depends on settings and the node's ledger only, and comes before secure aggregation: who adds
+    zero in a round lets a run go on that may teach nothing, and nobody hears of it.
     """
     try:
         check_keys(context.node_config)
@@ -79,15 +93,20 @@ def obey_owner(message: Message, context: Context, call_next: ClientAppCallable)
     if settings.has_silos:
         if not trains:
             raise DeclinedError("a silo takes part in steps alone")
-    elif settings.deployed and trains:
-        NodePolicy.of(context.node_config).check(_protection(settings), settings)
+    elif trains:
+        if settings.deployed:
+            NodePolicy.of(context.node_config).check(_protection(settings), settings)
+        check_same_task(message, settings)
+        if is_invitation(message):
+            _check_ledger(settings, context)
     return call_next(message, context)
 
 
-app = ClientApp(mods=[keep_reasons, obey_owner, secagg_mod])
+app = ClientApp(mods=[keep_reasons, obey_owner, secagg_mod, send_declines])
 
 _LEDGER = "privacy-ledger"
 _NO_LEDGER = "this node cannot keep its own ledger, and trains nothing"
+_OTHER_MODEL = "this node's model is not the run's, or fails; its owner finds why in its log"
 
 
 @app.train()
@@ -101,19 +120,19 @@ def train_on_own_data(message: Message, context: Context) -> Message:
     settings = run_settings(context)
     if settings.has_silos:
         return answer_as_silo(message, context, settings)
-    check_same_task(message, settings)
     # PyTorch, which takes seconds: a deployed node starts a process for every message.
-    with needing("the app", extra="app"):
+    with _declining_another_model(), needing("the app", extra="app"):
         from flower_app.training.local_steps import model_with, reply_with
     (arrays,) = message.content.array_records.values()
-    model_with(settings, arrays)  # refuses another model, before anything is paid
+    with _declining_another_model():
+        model_with(settings, arrays)  # before anything is paid
     protection = _protection(settings)
     ledger = _own_ledger(settings, context)
     data = cache(partial(_usable_data, settings, context))
     try:
         payment = pay(
             protection,
-            FullBatch(steps=settings.local_steps),
+            _batches(settings),
             ledger=ledger,
             records=lambda: len(data()),
         )
@@ -179,6 +198,42 @@ def _protection(settings: Settings) -> ClipOnly | ClipAndNoise:
         return record_protection(settings)
     except SettingError as error:
         raise DeclinedError(str(error)) from error
+
+
+def _batches(settings: Settings) -> FullBatch:
+    return FullBatch(steps=settings.local_steps)
+
+
+def _check_ledger(settings: Settings, context: Context) -> None:
+    """Decline a round for which the node's ledger has no room, or that it cannot record.
+
+    Raises
+    ------
+    DeclinedError, LocalBudgetError
+        As training would.
+    """
+    try:
+        check_payment(
+            _protection(settings), _batches(settings), ledger=_own_ledger(settings, context)
+        )
+    except LedgerError as error:
+        raise DeclinedError(_NO_LEDGER, str(error)) from error
+
+
+@contextmanager
+def _declining_another_model() -> Iterator[None]:
+    """A block that fails where the node's program or model is not the run's: nothing of its data.
+
+    Raises
+    ------
+    DeclinedError
+    """
+    try:
+        yield
+    except SettingError as error:  # the run's device
+        raise DeclinedError(str(error)) from error
+    except Exception as error:
+        raise DeclinedError(_OTHER_MODEL, f"{type(error).__name__}: {error}") from error
 
 
 def _own_ledger(settings: Settings, context: Context) -> ClientLedger | None:

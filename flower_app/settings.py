@@ -1,9 +1,8 @@
 """The run configuration as one frozen, validated object."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from math import ceil, inf, isclose, isfinite, sqrt
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
 from flower_app.errors import SettingError, wrong
 from flower_app.models.specs import MODELS, OWN_RECIPES, OWN_SILO_RECIPES, RECIPES, SILO_RECIPES
+from flower_app.setting_names import kebab, nearest, refusals, without_former_names
 from flower_app.tasks import Task, read_task
 from privacy.accounting import Budget
 
@@ -28,6 +28,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "encrypted_round_release": ("noised", "public"),
     "tracking": ("off", "tensorboard", "mlflow", "wandb"),
     "encrypted_backend": ("ckks", "shared"),
+    "device": ("cpu", "auto", "cuda"),
 }
 PATHS_OF_THE_SERVER = (
     "task",
@@ -39,89 +40,6 @@ PATHS_OF_THE_SERVER = (
     "results-dir",
     "compare-with",
 )
-
-FORMER_NAMES: Mapping[str, str] = {
-    "weighting": "weight-cap",
-    "minimum-cohort": "min-clients",
-    "largest-cohort": "max-clients",
-    "corrupt": "max-corrupt-fraction",
-    "dropout": "max-dropout-fraction",
-    "client-dropout": "dropout-probability",
-    "noise": "noise-placement",
-    "identities": "client-public-keys",
-    "nominal-records": "records-per-client",
-    "encrypted-images": "encrypted-test-images",
-    "encrypted-round": "encrypted-round-images",
-    "encrypted-round-noise": "encrypted-round-noise-multiplier",
-}
-"""Former names of settings, and the names of today.
-
-``pyproject.toml`` lists them too, since ``flwr run`` itself refuses unlisted names.
-"""
-
-_USUAL_NAMES: Mapping[str, str] = {
-    "num-server-rounds": "rounds",
-    "num-rounds": "rounds",
-    "steps": "rounds",
-    "num-steps": "rounds",
-    "fraction-train": "sampling-rate",
-    "fraction-fit": "sampling-rate",
-    "client-fraction": "sampling-rate",
-    "sample-rate": "sampling-rate",
-    "min-available-clients": "min-available-nodes",
-    "min-train-nodes": "min-available-nodes",
-    "min-fit-clients": "min-available-nodes",
-    "num-clients": "population",
-    "num-supernodes": "population",
-    "num-silos": "silos",
-    "hospitals": "silos",
-    "lr": "local-learning-rate",
-    "learning-rate": "local-learning-rate",
-    "local-epochs": "local-steps",
-    "num-epochs": "local-steps",
-    "epochs": "local-steps",
-    "batch-size": "local-steps",
-    "server-lr": "server-learning-rate",
-    "momentum": "server-momentum",
-    "max-grad-norm": "example-clipping-norm",
-    "max-norm": "clipping-norm",
-    "noise-scale": "noise-multiplier",
-    "sigma": "noise-multiplier",
-    "target-epsilon": "epsilon",
-    "target-delta": "delta",
-    "seed": "partition-seed",
-    "timeout": "round-timeout",
-    "output-dir": "results-dir",
-}
-"""Names of Flower, Opacus and the literature, and the settings here."""
-
-_OF_MODE: Mapping[str, str] = {
-    "clients": "population min_available_nodes local_learning_rate local_steps "
-    "example_clipping_norm sampling_rate mechanism weight_cap total_weight secure_aggregation "
-    "min_clients max_clients max_corrupt_fraction max_dropout_fraction dropout_probability "
-    "noise_placement client_public_keys record_epsilon record_delta records_per_client "
-    "encrypted_round_images encrypted_round_release encrypted_round_noise_multiplier",
-    "silos": "silos colluders records record_sampling_rate evaluate_every "
-    "evaluation_noise_multiplier",
-}
-"""Settings that one mode alone has; the others are of both."""
-
-_OF_DATA_SETS = "data_dir partition partition_seed dirichlet_alpha lognormal_sigma"
-
-_INSTEAD: Mapping[str, str] = {
-    "population": "silos says how many there are",
-    "sampling_rate": "record-sampling-rate says with which probability a step draws a record",
-    "secure_aggregation": "every step is under it, against an honest-but-curious server",
-    "record_epsilon": "epsilon is of a record already",
-    "max_corrupt_fraction": "colluders says how many silos may collude",
-    "silos": "population says how many clients there are",
-    "record_sampling_rate": "sampling-rate says with which probability a round draws a client",
-}
-
-_NOW_MEANS = {
-    "weighting": " (above 0: capped weights; 0: uniform ones)",
-    "encrypted-round": " (above 0: with an encrypted test-time round; 0: without)",
-}
 
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("partition_seed", lambda v: v >= 0, "a whole number of at least 0"),
@@ -145,13 +63,14 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("silos", lambda v: v >= 3, "at least 3: of two, each learns the other's sum by subtraction"),
     ("colluders", lambda v: v >= 1, "at least 1: a silo knows its own part, and sees the sum"),
     ("record_sampling_rate", lambda v: 0 <= v < 1, "a number above 0 and below 1"),
-    ("records evaluate_every", lambda v: v >= 0, "a whole number of at least 0"),
+    ("records test_records evaluate_every", lambda v: v >= 0, "a whole number of at least 0"),
+    ("records test_records", lambda v: v <= 10**10, "at most 10^10"),
     ("evaluation_noise_multiplier", lambda v: v > 0, "a positive number"),
     ("max_corrupt_fraction", lambda v: 0 <= v < 0.5, "a fraction of clients in [0, 0.5)"),
     ("max_dropout_fraction", lambda v: 0 <= v < 1, "a fraction of clients in [0, 1)"),
     ("dropout_probability", lambda v: 0 <= v < 1, "a probability in [0, 1)"),
     # Beyond these, arithmetic in single precision loses what is trained.
-    ("records_per_client records", lambda v: v <= 10**12, "at most 10^12"),
+    ("records_per_client", lambda v: v <= 10**12, "at most 10^12"),
     ("rounds local_steps", lambda v: v <= 10**9, "at most 10^9"),
     ("metrics_port", lambda v: 0 <= v < 2**16, "a port, or 0 for none"),
     (
@@ -193,6 +112,7 @@ class Settings:
     model: str = "hog-linear"
     local_learning_rate: float = 0.0
     local_steps: int = 0
+    device: str = "cpu"
     example_clipping_norm: float = 0.0
 
     # Sampling, budget and noise of the client-level guarantee.
@@ -214,6 +134,7 @@ class Settings:
     record_sampling_rate: float = 0.0
     evaluate_every: int = 25
     evaluation_noise_multiplier: float = 25.0
+    test_records: int = 0
 
     # Server.
     rounds: int = 0
@@ -296,9 +217,11 @@ class Settings:
     def _of(cls, config: Mapping[str, Any]) -> "Settings":
         known = {kebab(field.name): field for field in fields(cls)}
         values: dict[str, Any] = {}
-        for name, value in without_former_names(config).items():
+        refused = _refused(config)
+        for name, value in without_former_names(config, refused=refused).items():
             if name not in known:
-                raise SettingError(f"{name} = {value!r} is not a setting; {_nearest(name, known)}")
+                hint = nearest(name, known, refused)
+                raise SettingError(f"{name} = {value!r} is not a setting; {hint}")
             typed = _typed(name, value, type(known[name].default))
             if name in PATHS_OF_THE_SERVER and typed:
                 typed = str(Path(typed).expanduser())
@@ -386,12 +309,6 @@ class Settings:
             given = getattr(self, name)
             if given not in (value, _DEFAULTS[name]):
                 raise _other_than_task(name, given, value, self.task)
-        for name in _OF_DATA_SETS.split():
-            if (given := getattr(self, name)) != _DEFAULTS[name]:
-                raise SettingError(
-                    f"{kebab(name)} = {given!r} is refused; it divides a data set, and the task "
-                    "says who holds what: leave it out"
-                )
         return replace(self, **task.settings)
 
     def _checked(self) -> "Settings":
@@ -406,7 +323,10 @@ class Settings:
         for names, good, expected in _RANGES:
             for name in names.split():
                 self._need(name, good(getattr(self, name)), expected)
-        self._check_mode()
+        why = refusals(mode=self.mode, task=bool(self.task), deployed=self.deployed)
+        for name, reason in why.items():
+            if (value := getattr(self, name)) != _DEFAULTS[name]:
+                raise SettingError(f"{kebab(name)} = {value!r} is refused; {reason}")
         if self.population:
             self._need(
                 "min_available_nodes",
@@ -432,22 +352,7 @@ class Settings:
         if self.weight_cap or self.total_weight:
             for name in ("weight_cap", "total_weight"):
                 self._need(name, getattr(self, name) > 0, "positive: capped weights need both")
-        if not self.deployed:
-            for name in ("client_public_keys", "population_file"):
-                self._need(name, not getattr(self, name), "left out in a simulation")
         return self
-
-    def _check_mode(self) -> None:
-        """Refuse a setting of the other mode."""
-        for mode, names in _OF_MODE.items():
-            for name in names.split():
-                value = getattr(self, name)
-                if mode != self.mode and value != _DEFAULTS[name]:
-                    instead = f" ({_INSTEAD[name]})" if name in _INSTEAD else ""
-                    raise SettingError(
-                        f"{kebab(name)} = {value!r} is refused; it belongs to mode = {mode!r}, and "
-                        f"this run's mode is {self.mode!r}: leave it out{instead}"
-                    )
 
     def _with_paths_checked(self) -> "Settings":
         for name, is_there, expected in (
@@ -479,37 +384,19 @@ class Settings:
 _DEFAULTS = asdict(Settings())
 
 
+def _refused(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the run of a configuration does not take, which may be wrong in other ways."""
+    mode, task = config.get("mode", _DEFAULTS["mode"]), config.get("task")
+    if task and isinstance(task, str):
+        mode = read_task(Path(task).expanduser()).mode
+    deployed = config.get("deployed") is True
+    return refusals(mode=str(mode), task=bool(task), deployed=deployed)
+
+
 def _other_than_task(name: str, given: object, value: object, task: str) -> SettingError:
     return SettingError(
         f"{kebab(name)} = {given!r} is refused; {task} says {value!r}: change it there"
     )
-
-
-def kebab(name: str) -> str:
-    """The name of a field as configurations write it."""
-    return name.replace("_", "-")
-
-
-def without_former_names(
-    config: Mapping[str, Any], former: Mapping[str, str] = FORMER_NAMES
-) -> dict[str, Any]:
-    """A configuration without the renamed settings that ``pyproject.toml`` lists.
-
-    Raises
-    ------
-    SettingError
-        If one was given a value; the message has the new name.
-    """
-    given = {name: v for name, v in config.items() if name in former and v != former[name]}
-    if given:
-        raise SettingError(
-            "; ".join(
-                f"{name} = {value!r} is refused; {name} was renamed to {former[name]}"
-                + _NOW_MEANS.get(name, "")
-                for name, value in given.items()
-            )
-        )
-    return {name: value for name, value in config.items() if name not in former}
 
 
 def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
@@ -534,20 +421,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    written = kebab("-".join(name.lower().split()))
-    if written in known:
-        return f"here it is {written}"
-    if today := FORMER_NAMES.get(written):
-        return f"{written} was renamed to {today}{_NOW_MEANS.get(written, '')}"
-    if usual := _USUAL_NAMES.get(written):
-        every = " (each step takes all of a client's examples)" if usual == "local-steps" else ""
-        return f"here it is {usual}{every}"
-    if near := get_close_matches(written, known, n=2, cutoff=0.75):
-        return f"did you mean {' or '.join(near)}?"
-    return f"the settings are {', '.join(known)}"
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

@@ -243,7 +243,7 @@ class AccountedStrategy(Strategy):
         if not outcome.opened:
             run.note_unopened(server_round, self._unopened_words)
         if outcome.in_vain:
-            run.stop_in_vain(server_round)
+            run.stop_in_vain(server_round, outcome.in_vain)
         if outcome.update is None:
             return schema.record(schema.arrays), outcome.metrics
         for array in outcome.update:

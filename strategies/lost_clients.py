@@ -31,6 +31,9 @@ operator_log.setLevel(logging.INFO)
 # network.
 _DROPPED_AT_FIRST, _DROPPED, _SILENT = 2, 5, 20
 
+NO_REPLY = "no reply was usable"
+TOO_FEW_JOINED = "too few clients joined"
+
 
 class FaultLog:
     """Logs how clients are lost to one run.
@@ -160,7 +163,7 @@ class AskedInVain:
         self._excused = False
         self.any_used = any_used
 
-    def add(self, round_: RoundReplies, *, moved: bool = False) -> bool:
+    def add(self, round_: RoundReplies, *, moved: bool = False, fewest: int = 0) -> bool:
         """Count a round; True if with it too many gave no usable reply to go on.
 
         Parameters
@@ -170,11 +173,14 @@ class AskedInVain:
         moved : bool
             Whether noise alone moved the model. Clients that refused the old model have no reason
             to refuse the new one, so the round does not count, unless the one before it was such.
+        fewest : int
+            Where nobody was asked to train: how many clients must join. If of the population fewer
+            are left beside those dropped, the replies of these are of no use.
         """
         excused, self._excused = moved and not self._excused, moved
         if excused:
             return False
-        if round_.used:
+        if round_.used and self._population - len(round_.dropped) >= fewest:
             self._asked.clear()
             self._dropped.clear()
             self.any_used = True

@@ -135,7 +135,7 @@ class ModelSchema:
         fresh = dict(zip(self.names, arrays, strict=True))
         return ArrayRecord(
             {
-                name: Array(np.asarray(fresh[name], order="C")) if name in fresh else array
+                name: _serialised(np.asarray(fresh[name], order="C")) if name in fresh else array
                 for name, array in self._record.items()
             }
         )
@@ -158,6 +158,15 @@ def _content(reply: Message) -> tuple[ArrayRecord, MetricRecord | None]:
     if len(arrays) != 1:
         raise ReplyError(f"{len(arrays)} array records instead of one", Fault.RECORDS)
     return arrays[0], only_metrics(reply)
+
+
+def _serialised(values: Vector) -> Array:
+    """``Array(values)``, in one copy of its memory and not in three."""
+    stream = io.BytesIO()
+    header = np.lib.format.header_data_from_array_1_0(values)
+    np.lib.format.write_array_header_1_0(stream, header)
+    data = b"".join((stream.getvalue(), values.reshape(-1).view(np.uint8).data))
+    return Array(str(values.dtype), values.shape, "numpy.ndarray", data)
 
 
 def _load(array: Array) -> Vector:

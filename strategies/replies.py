@@ -49,6 +49,11 @@ def decline(message: Message, reason: str) -> Message:
     return Message(Error(DECLINED, reason), reply_to=message)
 
 
+def is_decline(reply: Message) -> bool:
+    """Whether a reply was made by :func:`decline`."""
+    return reply.has_error() and int(reply.error.code) == DECLINED
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordKeys:
     """Keys in the records of a message, as in Flower's ``FedAvg``.

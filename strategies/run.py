@@ -15,7 +15,7 @@ from privacy.accounting import Sampling
 from privacy.mechanisms import Randomness
 from strategies.checkpoint import RunState
 from strategies.errors import NoUsableReplyError, PopulationExceededError
-from strategies.lost_clients import AskedInVain, FaultLog, operator_log
+from strategies.lost_clients import NO_REPLY, AskedInVain, FaultLog, operator_log
 from strategies.population import ClientRegistry, draw_cohort
 from strategies.progress import RoundObserver
 from strategies.replies import stream_replies
@@ -117,16 +117,16 @@ class Run:
         self.state.stopped = why
         log(WARNING, "Stopping: %s.", why)
 
-    def stop_in_vain(self, number: int) -> None:
-        """End it with a round that is paid, and in which no reply was usable."""
-        self.stop(self._why_in_vain(number))
+    def stop_in_vain(self, number: int, why: str) -> None:
+        """End it with a round that is paid, and from which nothing was learned."""
+        self.stop(self._why_in_vain(number, why))
 
     def stop_unpaid(self, number: int) -> None:
         """End it before a round in which no reply was usable is paid.
 
         A ``NoUsableReplyError`` where no reply was ever usable in this run.
         """
-        why = f"{self._why_in_vain(number)}; it was not paid for"
+        why = f"{self._why_in_vain(number, NO_REPLY)}; it was not paid for"
         if not self.train_in_vain.any_used:
             paid = ""
             if by_round := self.state.epsilon_by_round:
@@ -151,8 +151,8 @@ class Run:
         self.state.aborted.append(number)
         self.faults.once(words)
 
-    def _why_in_vain(self, number: int) -> str:
-        return f"round {number}: no reply was usable ({self.faults.reasons()})"
+    def _why_in_vain(self, number: int, why: str) -> str:
+        return f"round {number}: {why} ({self.faults.reasons()})"
 
     def locate(self, grid: Grid) -> tuple[dict[int, int], int]:
         """As :meth:`ClientRegistry.locate`. A client too many stops the run once it has begun."""

@@ -48,15 +48,16 @@ class RoundOutcome:
         The noisy fraction of clients that were not clipped, where the norm adapts.
     opened : bool
         Whether clients' updates are in the sum.
-    in_vain : bool
-        Whether with this round too many clients gave no usable reply to go on.
+    in_vain : str
+        Why the run ends with this round: too many clients gave no usable reply to go on, or too few
+        are left. Empty where it goes on.
     """
 
     update: list[Vector] | None = None
     metrics: MetricRecord | None = None
     unclipped_fraction: float | None = None
     opened: bool = True
-    in_vain: bool = False
+    in_vain: str = ""
 
 
 class Round(Protocol):

@@ -54,7 +54,9 @@ from privacy.audit import (
     curve_p_value,
     epsilon_lower_bound,
     independent_cohorts_p_value,
+    invert_batch,
     judge,
+    little_noise_p_value,
     match_gradient,
     mu_lower_bound,
     one_hot_records,
@@ -226,7 +228,7 @@ SETTINGS: dict[type, dict[str, Any]] = {
     NominalCount: {"records": 5},
     PoissonBatches: {"sampling_rate": 0.5, "steps": 3},
     TableQuery: {"bounds": ((0.0, 1.0), (-0.5, 2.0)), "classes": 3, "bins": 4},
-    SiloStep: {**STEP, "mechanism": SiloGaussian(3)},
+    SiloStep: {**STEP, "mechanism": SiloGaussian(3), "persons": 20},
     AdaptiveClipping: ADAPTED,
     FlatClipping: {"norm": 0.5},
     PerLayerClipping: {"norms": {"a": 0.5, "b": 2.0}},
@@ -392,9 +394,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
         lambda sizes, **given: poisson_cohort_p_value([sizes, 4], **given),
         {"sizes": 3, "population": 10, "rate": 0.5},
     ),
+    "little_noise_p_value": (partial(little_noise_p_value, [1.0, -2.0]), {"sigma": 2.0}),
     "one_hot_records": (
         lambda **given: one_hot_records(shape=(2, 2), **given).tolist(),
         {"count": 2, "height": 0.5},
+    ),
+    "invert_batch": (
+        lambda **given: invert_batch(torch.eye(3), torch.ones(3), **given).tolist(),
+        {"examples": 1, "tries": 4, "seed": 5},
     ),
     "match_gradient": (
         lambda **given: match_gradient(LINEAR, UPDATE, shape=(4,), **given).tolist(),
@@ -415,15 +422,16 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     ),
     "train": (trained, {"physical_batch_size": 2}),
     "silo_statistics": (
-        lambda noise_multiplier: silo_statistics(
+        lambda noise_multiplier, persons: silo_statistics(
             TableQuery(bounds=[(0, 1)]),
             np.ones((3, 1)),
             mechanism=SiloGaussian(3),
             noise_multiplier=noise_multiplier,
             ledger=None,
+            persons=persons,
             randomness=SeededRandomness(1),
         ).tolist(),
-        {"noise_multiplier": 2.0},
+        {"noise_multiplier": 2.0, "persons": 20},
     ),
     "silo_sum": (summed_over_persons, {"physical_batch_size": 2}),
     "noised_accuracy": (noised_accuracy, {"noise_multiplier": 2.0}),

@@ -11,7 +11,8 @@ from typing import Any, Self
 from flwr.app import Context
 
 from flower_app.errors import DeclinedError, SettingError, wrong
-from flower_app.settings import SECURE_AGGREGATION, Settings, without_former_names
+from flower_app.setting_names import without_former_names
+from flower_app.settings import SECURE_AGGREGATION, Settings
 from flower_app.tasks import read_task
 from flower_app.training.work import check_ranges
 from privacy.accounting import Budget, Full, GaussianRelease, calibrate_noise_multiplier

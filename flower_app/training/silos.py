@@ -20,6 +20,8 @@ from strategies import (
 HELD_OUT = 10
 """In a simulation every so many-th image of the data set is a test record of its silo."""
 
+_TESTED = len(range(0, TRAIN_SIZE, HELD_OUT))
+
 
 def few_silos(settings: Settings) -> FewSilos:
     """How many silos there are, may be absent, and may collude.
@@ -81,7 +83,9 @@ def silo_strategy(
     evaluation = None
     if settings.evaluate_every:
         evaluation = LocalEvaluation(
-            every=settings.evaluate_every, noise_multiplier=settings.evaluation_noise_multiplier
+            every=settings.evaluate_every,
+            noise_multiplier=settings.evaluation_noise_multiplier,
+            persons=number_of_test_records(settings),
         )
     return DistributedDPSGD(
         silos=few_silos(settings),
@@ -109,4 +113,17 @@ def unit(settings: Settings) -> Literal["person", "row"]:
 
 def number_of_records(settings: Settings) -> int:
     """N: as declared, or in a simulation the images that are no test records."""
-    return settings.records or TRAIN_SIZE - len(range(0, TRAIN_SIZE, HELD_OUT))
+    return settings.records or TRAIN_SIZE - _TESTED
+
+
+def number_of_test_records(settings: Settings) -> int | None:
+    """A public number of the silos' records for testing; None where none was declared.
+
+    In a simulation without it that of those that are kept for testing, about.
+    """
+    if settings.test_records or settings.deployed:
+        return settings.test_records or None
+    if (task := settings.own_task) is None:
+        return _TESTED
+    share = task.test_share
+    return max(1, round(task.persons * share / (1 - share))) if share else None

@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from privacy.arguments import number, whole
+from privacy.audit.statistics import little_noise_p_value
 
 LESS = "noise: there is less of it than its factor and the ledger claim"
 FACTOR = "factor: noise of different rounds does not go together as the claimed factor says"
@@ -46,7 +47,6 @@ def correlated_noise_p_values(
         white[back:] += c[back] * x[:-back]
     white /= number("sigma", sigma, above=0)
     count, size = white.shape
-    squares = np.square(white).sum()
     gram = white @ white.T
     length = np.sqrt(np.diag(gram))
     above = np.triu_indices(count, 1)
@@ -56,7 +56,7 @@ def correlated_noise_p_values(
     tails = np.minimum(1.0, 2 * stats.norm.sf(correlation * np.sqrt(size)) * pairs)
     alike = correlation > _ALIKE
     return {
-        LESS: float(stats.chi2.cdf(squares, count * size)),
+        LESS: little_noise_p_value(white, sigma=1.0),
         FACTOR: float(tails[~alike].min(initial=1.0)),
         REUSED: float(tails[alike].min(initial=1.0)),
     }

@@ -1,5 +1,6 @@
 """An attack on silos' sums: canary persons, the noise where no record reaches, and the draws."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from torch.nn.functional import mse_loss
 from privacy.accounting import Repeated, epsilon
 from privacy.arguments import number, of_kind, whole
 from privacy.audit.experiment import AuditResult, judge
-from privacy.audit.statistics import poisson_cohort_p_value
+from privacy.audit.statistics import little_noise_p_value, poisson_cohort_p_value
 from privacy.audit.trade_off import PrivacyCurve
 from privacy.audit.training import one_hot_records
 from privacy.mechanisms import Randomness, SystemRandomness
@@ -135,6 +136,7 @@ def audit_silo_steps(
         ]
         cohorts = poisson_cohort_p_value(sizes, population=canaries, rate=step.sampling_rate)
     claim = Repeated(step.event(canaries + _QUIET), steps)
+    variance = step.mechanism.honest * step.mechanism.share_variance(step.noise_multiplier)
     return judge(
         {"canary persons": opened[:, :canaries].sum(axis=0).astype(np.float64)},
         included,
@@ -144,13 +146,5 @@ def audit_silo_steps(
         confidence=confidence,
         guesses=guesses,
         cohort_p_value=cohorts,
-        noise_p_value=_too_little_noise(opened[:, canaries:], step),
+        noise_p_value=little_noise_p_value(opened[:, canaries:], sigma=math.sqrt(variance)),
     )
-
-
-def _too_little_noise(quiet: Integers, step: SiloStep) -> float:
-    """How unusual it is that noise of the claimed size is so small, by its χ² law."""
-    from scipy.stats import chi2
-
-    claimed = step.mechanism.honest * step.mechanism.share_variance(step.noise_multiplier)
-    return float(chi2.cdf(float(np.square(quiet.astype(np.float64)).sum()) / claimed, quiet.size))

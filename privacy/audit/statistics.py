@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence, Set
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from privacy.arguments import number, whole
@@ -203,6 +204,36 @@ def independent_cohorts_p_value(
         smaller += int((simulated <= spread * (1 + 1e-12)).sum())
         done += count
     return min(1.0, 2 * (1 + min(larger, smaller)) / (1 + _SIMULATIONS))
+
+
+def little_noise_p_value(noise: ArrayLike, *, sigma: float) -> float:
+    """How unusual it is that numbers which hold nothing but noise are so small.
+
+    Under the claim each is N(0, σ²) by itself, and their squares' sum follows the χ² law; discrete
+    noise follows it as nearly as σ is large beside its lattice.
+
+    Parameters
+    ----------
+    noise : array of float
+        At least one number; more noise than claimed is no fault.
+    sigma : float
+        The claimed σ, in the same units.
+
+    Returns
+    -------
+    float
+        A p-value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no numbers, or sigma is out of range.
+    """
+    numbers = np.asarray(noise, dtype=np.float64).ravel()
+    if not numbers.size:
+        raise ValueError("noise is empty; give at least one number")
+    scaled = numbers / number("sigma", sigma, above=0)
+    return float(stats.chi2.cdf(float(scaled @ scaled), numbers.size))
 
 
 def check_counts(canaries: int, guesses: int, correct: int) -> tuple[int, int, int]:

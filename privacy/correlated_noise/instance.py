@@ -16,7 +16,8 @@ from privacy.files import write_durably
 from privacy.json_text import read_json
 from privacy.mechanisms import Randomness
 
-_FORMAT = "bloomseal-correlated-noise-1"
+_FORMAT = "bloomseal-correlated-noise-2"
+_FORMER = "bloomseal-correlated-noise-1"  # from the same keys it drew other noise
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,10 @@ class NoiseInstance:
         """Read what ``save`` wrote; a ``NoiseSecretError`` says why that cannot be."""
         try:
             document = read_json(path.read_bytes())
+            if document["format"] == _FORMER:
+                raise NoiseSecretError(
+                    "it is of an earlier version, which drew noise otherwise: go on with that one"
+                )
             if document["format"] != _FORMAT:
                 raise ValueError("it is of another version")
             instance = cls(
@@ -152,6 +157,8 @@ class NoiseInstance:
             return instance
         except OSError as error:
             raise NoiseSecretError(f"it cannot be read: {error.strerror}") from error
+        except NoiseSecretError:
+            raise
         except (KeyError, OverflowError, TypeError, ValueError) as error:
             # Not the error's own words: they may hold a key.
             raise NoiseSecretError("it is damaged, or of another version") from error

@@ -21,7 +21,8 @@ from privacy.mechanisms import (
     RoundSum,
     SystemRandomness,
 )
-from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, GaussianAccount, LatticeSum
+from privacy.mechanisms.blockwise_sums import LatticeSum
+from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, GaussianAccount
 
 Vector = npt.NDArray[Any]
 

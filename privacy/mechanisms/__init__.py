@@ -1,11 +1,11 @@
 """Noise that is safe in finite precision, and the randomness it is made of."""
 
-from privacy.mechanisms.bounded_sums import ClippingGeometry as ClippingGeometry
+from privacy.mechanisms.blockwise_sums import LatticeNoise as LatticeNoise
 from privacy.mechanisms.bounded_sums import ContinuousGaussian as ContinuousGaussian
 from privacy.mechanisms.bounded_sums import LatticeGaussian as LatticeGaussian
-from privacy.mechanisms.bounded_sums import LatticeNoise as LatticeNoise
 from privacy.mechanisms.bounded_sums import RoundSum as RoundSum
 from privacy.mechanisms.bounded_sums import SumMechanism as SumMechanism
+from privacy.mechanisms.clipping_geometry import ClippingGeometry as ClippingGeometry
 from privacy.mechanisms.discrete_gaussian import add_discrete_gaussian as add_discrete_gaussian
 from privacy.mechanisms.distributed_gaussian import DistributedGaussian as DistributedGaussian
 from privacy.mechanisms.gaussian import add_gaussian as add_gaussian

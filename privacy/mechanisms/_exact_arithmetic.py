@@ -11,12 +11,6 @@ from functools import lru_cache
 
 from privacy.mechanisms.randomness import Randomness
 
-CELLS = 16
-"""Cells of the half line per unit of standard deviation."""
-
-STEP = Fraction(2 * CELLS * CELLS)
-"""2/w² where a cell is w = 1/16 wide."""
-
 _MORE = 32
 
 
@@ -46,7 +40,7 @@ class LazyUniform:
 
 @dataclass(frozen=True)
 class KnownPlace:
-    """A place in a cell that is known exactly, as on a lattice; in [0, 1)."""
+    """A place in a cell that is known exactly, as on a lattice; in [0, 1]."""
 
     value: Fraction
 
@@ -64,119 +58,112 @@ class KnownPlace:
         """Do nothing: all is known."""
 
 
-def propose(
-    cell: LazyUniform,
+Place = LazyUniform | KnownPlace
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A draw sign·(cell + place), in widths of a cell, that was decided exactly."""
+
+    sign: int
+    cell: int
+    place: Place
+
+
+def nearest(draw: Settled, width: Fraction, offset: Fraction = Fraction(0)) -> int:
+    """⌊sign·width·(cell + place) + offset + ½⌋; bits of the place are added until it is decided."""
+    while True:
+        first, last = (
+            math.floor(draw.sign * width * (draw.cell + end) + offset + Fraction(1, 2))
+            for end in (draw.place.low, draw.place.high)
+        )
+        if first == last:
+            return first
+        draw.place.extend()
+
+
+def lies_under(
     accept: LazyUniform,
-    place: LazyUniform | KnownPlace,
-    step: Fraction = STEP,
-) -> int | None:
-    """Decide one proposal x = w(j + T) for |Z|, Z standard normal, with step = 2/w².
+    envelope: Fraction,
+    cell: int,
+    place: Place,
+    *,
+    step: Fraction,
+    scale: Fraction,
+    paid: int,
+) -> bool:
+    """Whether V·envelope < scale·exp(−(cell + T)²/step) − paid for the two lazy reals V and T.
 
-    Returns the cell j, or None where the proposal is rejected. Bits are added as needed.
+    Bits are added as needed.
     """
-    j = pick_cell(cell, step)
-    return j if _accepted(accept, place, j, step) else None
-
-
-def rounded(j: int, place: LazyUniform | KnownPlace, scale: Fraction) -> int:
-    """Round σ·(j + T)/16 to the nearest integer; bits of T are added until it is decided."""
     while True:
-        first = _round(scale * (j + place.low) / CELLS)
-        last = _round(scale * (j + place.high) / CELLS)
-        if first == last:
-            return first
-        place.extend()
-
-
-def floored(
-    j: int, place: LazyUniform | KnownPlace, scale: Fraction, sign: int, offset: Fraction
-) -> int:
-    """⌊sign·σ·(j + T)/16 + offset⌋; bits of T are added until it is decided."""
-    while True:
-        first = math.floor(sign * scale * (j + place.low) / CELLS + offset)
-        last = math.floor(sign * scale * (j + place.high) / CELLS + offset)
-        if first == last:
-            return first
-        place.extend()
-
-
-def pick_cell(cell: LazyUniform, step: Fraction = STEP) -> int:
-    """The j with C(j+1) ≤ U < C(j): C(j) = Σ_{i≥j} g(i) / Σ_{i≥0} g(i), g(i) = exp(−i²/step)."""
-    while True:
-        precision = 64 * math.ceil((cell.length + 64) / 64)
-        shift = precision - cell.length
-        low, high = cell.bits << shift, (cell.bits + 1) << shift
-        bounds = cumulative_bounds(precision, step)
-        for j in range(len(bounds) - 1):
-            if bounds[j + 1][1] <= low and high <= bounds[j][0]:
-                return j
-        cell.extend()
-
-
-@lru_cache(maxsize=32)
-def cumulative_bounds(precision: int, step: Fraction = STEP) -> tuple[tuple[int, int], ...]:
-    """Lower and upper integers around 2^precision·C(j), for j = 0, 1, … until C(j) may be 0."""
-    work = precision + 32
-    last = math.isqrt(math.ceil(step * work)) + 2
-    weights = [exp_bounds(j * j / step, work) for j in range(last)]
-    # From `last` on the weights fall at least geometrically, by exp(−a) ≤ 1/(1 + a) a step.
-    a = (2 * last + 1) / step
-    beyond = math.ceil(exp_bounds(last * last / step, work)[1] * (1 + a) / a)
-    low, high = 0, beyond
-    sums = []
-    for lower, upper in reversed(weights):
-        low, high = low + lower, high + upper
-        sums.append((low, high))
-    sums.reverse()
-    total_low, total_high = sums[0]
-    one = 1 << precision
-    bounds = [(s * one // total_high, -(-t * one // total_low)) for s, t in sums]
-    bounds[0] = (one, one)
-    return tuple(bounds)
-
-
-def exp_bounds(x: Fraction, precision: int) -> tuple[int, int]:
-    """Integers below and above 2^precision·exp(−x), for x ≥ 0."""
-    whole = math.floor(x)
-    low, high = _short_exp_bounds(x - whole, precision)
-    for _ in range(whole):
-        low = low * _inverse_e(precision)[0] >> precision
-        high = -(-high * _inverse_e(precision)[1] >> precision)
-    return low, high
-
-
-@lru_cache(maxsize=8)
-def _inverse_e(precision: int) -> tuple[int, int]:
-    return _short_exp_bounds(Fraction(1), precision)
-
-
-def _short_exp_bounds(x: Fraction, precision: int) -> tuple[int, int]:
-    # For x in [0, 1] the partial sums of Σ (−x)^k/k! lie in turn above and below exp(−x).
-    term, above, k = Fraction(1), Fraction(1), 0
-    while True:
-        term *= x / (k + 1)
-        below = above - term
-        if term * (1 << precision) < 1:
-            return math.floor(below * (1 << precision)), math.ceil(above * (1 << precision))
-        term *= x / (k + 2)
-        above = below + term
-        k += 2
-
-
-def _accepted(accept: LazyUniform, place: LazyUniform | KnownPlace, j: int, step: Fraction) -> bool:
-    """Whether U < exp(−T(2j + T)/2w⁻²) for the two lazy reals U and T."""
-    while True:
-        precision = accept.length + 32
-        shift = precision - accept.length
-        smallest = exp_bounds(place.high * (2 * j + place.high) / step, precision)[0]
-        largest = exp_bounds(place.low * (2 * j + place.low) / step, precision)[1]
-        if (accept.bits + 1) << shift <= smallest:
+        precision = accept.length + 64
+        smallest = exp_bounds((cell + place.high) ** 2 / step, precision)[0]
+        largest = exp_bounds((cell + place.low) ** 2 / step, precision)[1]
+        if accept.high * envelope <= scale * Fraction(smallest, 1 << precision) - paid:
             return True
-        if accept.bits << shift >= largest:
+        if accept.low * envelope >= scale * Fraction(largest, 1 << precision) - paid:
             return False
         accept.extend()
         place.extend()
 
 
-def _round(x: Fraction) -> int:
-    return math.floor(x + Fraction(1, 2))
+def leading_zeros(randomness: Randomness) -> int:
+    """How many zeros fair coins show before the first one."""
+    zeros = 0
+    while not (byte := randomness.bytes(1)[0]):
+        zeros += 8
+    return zeros + 8 - byte.bit_length()
+
+
+def weight_bounds(
+    step: Fraction, count: int, precision: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Integers below and above 2^precision·exp(−n²/step), for n < ``count``."""
+    # exp(−(n+1)²/step) is exp(−n²/step) times a factor that itself falls by exp(−2/step) a step.
+    work = precision + 32
+    down, up = exp_bounds(1 / step, work)
+    fall_down, fall_up = exp_bounds(2 / step, work)
+    low = high = 1 << work
+    lows, highs = [], []
+    for _ in range(count):
+        lows.append(low >> 32)
+        highs.append(-(-high >> 32))
+        low, high = low * down >> work, -(-high * up >> work)
+        down, up = down * fall_down >> work, -(-up * fall_up >> work)
+    return tuple(lows), tuple(highs)
+
+
+def exp_bounds(x: Fraction, precision: int) -> tuple[int, int]:
+    """Integers below and above 2^precision·exp(−x), for x ≥ 0."""
+    whole, work = math.floor(x), precision + 32
+    shifted, rest = divmod((x.numerator - whole * x.denominator) << work, x.denominator)
+    low, high = _short_exp_bounds(shifted, shifted + bool(rest), work)
+    if whole:
+        power_low, power_high = _inverse_e_power(whole, work)
+        low, high = low * power_low >> work, -(-high * power_high >> work)
+    return low >> 32, -(-high >> 32)
+
+
+@lru_cache(maxsize=256)
+def _inverse_e_power(exponent: int, precision: int) -> tuple[int, int]:
+    base_low, base_high = _short_exp_bounds(1 << precision, 1 << precision, precision)
+    low = high = 1 << precision
+    for _ in range(exponent):
+        low, high = low * base_low >> precision, -(-high * base_high >> precision)
+    return low, high
+
+
+def _short_exp_bounds(least: int, most: int, precision: int) -> tuple[int, int]:
+    # For x in [0, 1] the partial sums of Σ (−x)^k/k! miss exp(−x) by at most the next term.
+    term_low = term_high = 1 << precision
+    low = high = k = 0
+    while term_high > 1:
+        if k % 2 == 0:
+            low, high = low + term_low, high + term_high
+        else:
+            low, high = low - term_high, high - term_low
+        k += 1
+        term_low = (term_low * least >> precision) // k
+        term_high = -((-term_high * most >> precision) // k)
+    return low - term_high, high + term_high

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.arguments import number, unboxed
-from privacy.mechanisms._rejection_sampling import Grid, add_accepted, flattened, propose_batch
+from privacy.mechanisms._proposal_table import CELLS, Grid
+from privacy.mechanisms._rejection_sampling import CHUNK, Sampler, flattened
 from privacy.mechanisms.randomness import Randomness
 
 _SMALLEST_VARIANCE, _LARGEST_VARIANCE = Fraction(1, 4), Fraction(1 << 80)
@@ -53,21 +54,17 @@ def add_discrete_gaussian(
     flat = flattened(out, np.int64)
     if exact == 0:
         return
-    # Cells of 2^p integers, the largest power of two that is at most σ/16.
-    place_bits = max(0, (int(exact / 256).bit_length() - 1) // 2)
-    grid = Grid(2 * exact / 4**place_bits, place_bits)
-
-    def draws(count: int) -> NDArray[np.int64]:
-        batch = propose_batch(count, randomness, grid)
-        values: NDArray[np.int64] = batch.cell.astype(np.int64)
-        for i, (j, _) in batch.settled.items():
-            values[i] = j
-        values <<= place_bits
-        values += (batch.place * 2.0**place_bits).astype(np.int64)
-        # Zero has two signs and would come twice as often: one of them starts again.
-        accepted = batch.accepted & ((values != 0) | (batch.sign > 0))
-        values *= batch.sign
-        drawn: NDArray[np.int64] = values[accepted]
-        return drawn
-
-    add_accepted(flat, draws)
+    # Cells of 2^p integers, the largest power of two that is at most σ/64.
+    bits = max(0, (int(exact / CELLS**2).bit_length() - 1) // 2)
+    sampler = Sampler(randomness, Grid(2 * exact / 4**bits, bits), size=len(flat))
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        draws = sampler.draw(len(part))
+        values = draws.cells.astype(np.int64)
+        if bits:
+            values <<= bits
+            draws.words[:] >>= np.uint64(64 - bits)
+            values += draws.words.view(np.int64)
+        for i, draw in draws.settled.items():
+            values[i] = draw.sign * int((draw.cell + draw.place.low) * 2**bits)
+        part += values

@@ -6,17 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.arguments import number, whole
-from privacy.mechanisms._exact_arithmetic import CELLS, LazyUniform, floored, rounded
-from privacy.mechanisms._rejection_sampling import (
-    CHUNK,
-    Proposals,
-    add_accepted,
-    flattened,
-    propose_batch,
-)
+from privacy.mechanisms._exact_arithmetic import nearest
+from privacy.mechanisms._proposal_table import CELLS
+from privacy.mechanisms._rejection_sampling import CHUNK, Draws, Sampler, flattened
 from privacy.mechanisms.randomness import Randomness
 
 _LARGEST_SIGMA = 2.0**40
+_LARGEST_DRAW = 6.1  # in standard deviations, of those that are not settled exactly
 
 
 def add_gaussian(
@@ -54,16 +50,10 @@ def add_gaussian(
     if sigma == 0:
         return
 
-    def draws(count: int) -> NDArray[np.float64]:
-        batch = propose_batch(count, randomness)
-        x = batch.cell + batch.place
-        for i, (j, place) in batch.settled.items():
-            x[i] = j + float(place.low)
-        x *= batch.sign
-        x *= sigma / CELLS
-        return x[batch.accepted]
-
-    add_accepted(flat, draws)
+    sampler, memory = Sampler(randomness, size=len(flat)), np.empty(min(len(flat), CHUNK))
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        part += _scaled(sampler.draw(len(part)), sigma, memory)
 
 
 def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Randomness) -> None:
@@ -101,32 +91,9 @@ def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Ra
     flat = flattened(out, np.int64)
     if sigma == 0:
         return
-    scale = Fraction(sigma)
-
-    def draws(count: int) -> NDArray[np.int64]:
-        batch = propose_batch(count, randomness)
-        y = batch.cell + batch.place
-        y *= sigma / CELLS
-        y += 0.5
-        floors = np.floor(y)
-        # Undecided: those as near to a half-integer as the rounding of y, or of the place.
-        margin = y - floors
-        margin -= 0.5
-        np.abs(margin, out=margin)
-        y *= 2.0**-50
-        y += sigma * 2.0**-56
-        margin += y
-        values = floors.astype(np.int64)
-        for i in np.flatnonzero(margin >= 0.5):
-            if i not in batch.settled and batch.accepted[i]:
-                place = LazyUniform(int(batch.raw_place[i]), 64, randomness)
-                values[i] = rounded(int(batch.cell[i]), place, scale)
-        for index, (j, settled) in batch.settled.items():
-            values[index] = rounded(j, settled, scale)
-        values *= batch.sign
-        return values[batch.accepted]
-
-    add_accepted(flat, draws)
+    rounding = _Rounding(randomness, sigma, len(flat))
+    for start in range(0, len(flat), CHUNK):
+        rounding.add_to(flat[start : start + CHUNK])
 
 
 def round_with_gaussian(
@@ -163,51 +130,59 @@ def round_with_gaussian(
     sigma = number("sigma", sigma, least=0, most=_LARGEST_SIGMA, give=give)
     bits = whole("bits", bits, least=0, most=32)
     flat = flattened(numerators, np.int64)
+    rounding = _Rounding(randomness, sigma, len(flat)) if sigma else None
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK]
-        fractions: NDArray[np.float64] = (part & ((1 << bits) - 1)).astype(np.float64)
-        offsets = fractions * 2.0**-bits + 0.5  # exact
+        fractions = (part & ((1 << bits) - 1)).astype(np.float64)
+        fractions *= 2.0**-bits  # exact
         part >>= bits
-        if sigma == 0:
-            np.add(part, np.floor(offsets).astype(np.int64), out=part)
-            continue
-        while len(part):
-            batch = propose_batch(len(part) + len(part) // 32 + 16, randomness)
-            chosen = np.flatnonzero(batch.accepted)[: len(part)]
-            count = len(chosen)
-            drawn = _floors(batch, chosen, offsets[:count], sigma, randomness)
-            np.add(part[:count], drawn, out=part[:count])
-            part, offsets = part[count:], offsets[count:]
-
-
-def _floors(
-    batch: Proposals,
-    chosen: NDArray[np.intp],
-    offsets: NDArray[np.float64],
-    sigma: float,
-    randomness: Randomness,
-) -> NDArray[np.int64]:
-    """⌊σ·Z + offset⌋ of the chosen proposals; each offset a double in [½, 3/2)."""
-    scale = Fraction(sigma)
-    y = batch.cell[chosen] + batch.place[chosen]
-    y *= sigma / CELLS
-    margin = (y + 2) * 2.0**-50
-    margin += sigma * 2.0**-56
-    y *= batch.sign[chosen]
-    y += offsets
-    floors = np.floor(y)
-    y -= floors
-    # Undecided: those as near to an integer as the rounding of y, or of the place.
-    near = (y <= margin) | (y >= 1 - margin)
-    values = floors.astype(np.int64)
-    if batch.settled:
-        near |= np.isin(chosen, np.fromiter(batch.settled, np.intp, len(batch.settled)))
-    for i in np.flatnonzero(near):
-        index = int(chosen[i])
-        if index in batch.settled:
-            j, place = batch.settled[index]
+        if rounding is None:
+            part += np.floor(fractions + 0.5).astype(np.int64)
         else:
-            j = int(batch.cell[index])
-            place = LazyUniform(int(batch.raw_place[index]), 64, randomness)
-        values[i] = floored(j, place, scale, int(batch.sign[index]), Fraction(float(offsets[i])))
-    return values
+            rounding.add_to(part, fractions)
+
+
+class _Rounding:
+    """Gaussian noise of one deviation, rounded exactly, a chunk at a time."""
+
+    def __init__(self, randomness: Randomness, sigma: float, size: int) -> None:
+        size = min(size, CHUNK)
+        self._sampler, self._sigma = Sampler(randomness, size=size), sigma
+        self._reals, self._rounded = np.empty(size), np.empty(size)
+        self._integers = np.empty(size, dtype=np.int64)
+
+    def add_to(self, part: NDArray[np.int64], fractions: NDArray[np.float64] | None = None) -> None:
+        """Add ⌊N(0, σ²) + fraction⌉ to integers, at most a chunk; without fractions they are 0."""
+        draws, sigma = self._sampler.draw(len(part)), self._sigma
+        y = _scaled(draws, sigma, self._reals)
+        if fractions is not None:
+            y += fractions
+        whole, values = self._rounded[: len(y)], self._integers[: len(y)]
+        np.rint(y, out=whole)
+        np.copyto(values, whole, casting="unsafe")
+        y -= whole
+        # Undecided: those as near to a half-integer as the rounding of y, or of the place.
+        undecided = set(draws.settled)
+        margin = 2.0**-50 * (_LARGEST_DRAW * sigma + 3)
+        if y.max() > 0.5 - margin or y.min() < margin - 0.5:
+            np.abs(y, out=y)
+            near = np.flatnonzero(y > 0.5 - margin)
+            margins = 2.0**-50 * (np.abs(whole[near]) + 2) + 2.0**-57 * sigma
+            undecided.update(near[y[near] > 0.5 - margins].tolist())
+        width = Fraction(sigma) / CELLS
+        for i in undecided:
+            offset = 0 if fractions is None else float(fractions[i])
+            values[i] = nearest(self._sampler.settle(draws, i), width, Fraction(offset))
+        part += values
+
+
+def _scaled(draws: Draws, sigma: float, memory: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The draws of N(0, σ²) as doubles, in front of ``memory``."""
+    y = memory[: len(draws.words)]
+    # j + T is half of (2j + 1) + (2T − 1), both of which are here in units of 2⁻⁶³.
+    np.copyto(y, draws.words.view(np.int64), casting="unsafe")
+    y += draws.cells
+    y *= sigma / CELLS * 2.0**-64
+    for i, draw in draws.settled.items():
+        y[i] = draw.sign * float(draw.cell + draw.place.low) * (sigma / CELLS)
+    return y

@@ -15,13 +15,9 @@ import numpy.typing as npt
 
 from privacy.accounting import Event, Sampling
 from privacy.arguments import convert, whole
-from privacy.mechanisms.bounded_sums import (
-    LARGEST_RADIUS,
-    ClippingGeometry,
-    GaussianAccount,
-    LatticeNoise,
-    LatticeSum,
-)
+from privacy.mechanisms.blockwise_sums import LatticeNoise, LatticeSum
+from privacy.mechanisms.bounded_sums import LARGEST_RADIUS, GaussianAccount
+from privacy.mechanisms.clipping_geometry import ClippingGeometry
 from privacy.mechanisms.errors import UpdateError
 from privacy.mechanisms.randomness import Randomness, SystemRandomness
 

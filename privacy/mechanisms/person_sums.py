@@ -29,7 +29,7 @@ _MISSING = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "nat"})
 _WHOLE = re.compile(r"[+-]?[0-9]{1,1000}(\.0*)?")
 _MARGIN = 1 - 2.0**-20
 _AT_ONCE = 1 << 12  # vectors that doubles add exactly: 2¹² · 2⁴⁰ < 2⁵³
-_NUMBERS = 1 << 15  # of vectors that are worked on together: they stay in a core's cache
+_NUMBERS = 1 << 16  # of vectors that are worked on together: they stay in a core's cache
 _SMALLEST, _LARGEST = 1e-200, 1e200  # squared lengths that are right without scaling
 
 
@@ -118,23 +118,33 @@ class PersonSum:
         S, in the vectors' units.
     radius : int
         R, the clipping norm in cells, in [1, 2²⁰].
+    limit : int, optional
+        C, in cells: no entry of ``integers`` lies outside ±C, so that the silos' sum fits a ring
+        (``SiloGaussian.largest_entry``). Default: entries are as large as they are.
 
     Notes
     -----
     **Guarantee.** One person more or less moves ``integers`` by less than R + √d cells (L2),
     whatever that vector and the others' are: by R before the last rounding, and that rounding by
-    less than one cell a coordinate (``docs/explanation/proofs/distributed-noise.md``, "Sums over
-    the persons of silos").
+    less than one cell a coordinate; to cut an entry to ±C moves two sums no further apart
+    (``docs/explanation/proofs/distributed-noise.md``, "Sums over the persons of silos").
 
     **Assumptions.** A person's vector depends on no other person.
 
     **Not covered.** More than 2⁴² persons in one sum, or 2³¹ parameters.
     """
 
-    def __init__(self, parameters: int, *, clipping_norm: float, radius: int) -> None:
+    def __init__(
+        self, parameters: int, *, clipping_norm: float, radius: int, limit: int | None = None
+    ) -> None:
         parameters = whole("parameters", parameters, least=1)
         self._norm = number("clipping_norm", clipping_norm, above=0)
         self._radius = whole("radius", radius, least=1, most=LARGEST_RADIUS)
+        self._limit = None if limit is None else whole("limit", limit, least=1)
+        at_once = min(_AT_ONCE, max(1, _NUMBERS // parameters))
+        self._parts: Vectors = np.empty((at_once, parameters))  # of the vectors at work
+        self._together: Vectors = np.zeros(parameters)  # of the last vectors, exact in doubles
+        self._added = 0  # vectors in it
         self._sum: Integers = np.zeros(parameters, dtype=np.int64)
         self._summed = 0  # vectors in it
         self._whole: Integers | None = None  # cells of the vectors before
@@ -147,18 +157,41 @@ class PersonSum:
         vectors : ndarray of float, shape (m, d)
             In the units of the clipping norm. They are left as they are.
         """
-        at_once = min(_AT_ONCE, max(1, _NUMBERS // len(self._sum)))
+        at_once = len(self._parts)
         for begin in range(0, len(vectors), at_once):
             parts = self._on_grid(vectors[begin : begin + at_once])
-            if self._summed + len(parts) > MOST_PERSONS - 1:  # of each at most R·2²⁰, of a rest 2²⁰
-                self._carry()
-            self._sum += parts.sum(axis=0).astype(np.int64)
-            self._summed += len(parts)
+            if self._added + len(parts) > _AT_ONCE:
+                self._gather()
+            self._together += parts[0] if len(parts) == 1 else parts.sum(axis=0)
+            self._added += len(parts)
 
     def integers(self) -> Integers:
         """The sum rounded to whole cells, halves upward, shape (d,); without noise."""
+        self._gather()
         rounded: Integers = (self._sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
-        return rounded if self._whole is None else rounded + self._whole
+        if self._whole is not None:
+            rounded += self._whole
+        if self._limit is None:
+            return rounded
+        within = np.clip(rounded, -self._limit, self._limit)
+        if cut := int(np.count_nonzero(within != rounded)):
+            _log.error(
+                "%d of %d numbers of this silo's sum are cut to the most that all silos' persons "
+                "together could make: it holds more persons than the public number of them all. "
+                "Ask whoever runs it for a larger one",
+                cut,
+                len(rounded),
+            )
+        return within
+
+    def _gather(self) -> None:
+        """Move what doubles added to 64 bits."""
+        if self._summed + self._added > MOST_PERSONS - 1:  # of each at most R·2²⁰, of a rest 2²⁰
+            self._carry()
+        self._sum += self._together.astype(np.int64)
+        self._summed += self._added
+        self._together[:] = 0
+        self._added = 0
 
     def _carry(self) -> None:
         """Move whole cells away, before 64 bits overflow."""
@@ -168,20 +201,20 @@ class PersonSum:
         self._summed = 0
 
     def _on_grid(self, vectors: npt.NDArray[Any]) -> Vectors:
-        """The vectors clipped, in units of 2⁻²⁰ cells, as whole numbers."""
+        """The vectors clipped, in units of 2⁻²⁰ cells, as whole numbers, until the next call."""
         length = float(self._radius << FRACTION_BITS)
+        given: Vectors = np.asarray(vectors, dtype=np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.square(vectors, dtype=np.float64)
-            lengths = squares.sum(axis=1)
+            lengths = np.vecdot(given, given)
             ordinary = (lengths > _SMALLEST) & (lengths < _LARGEST)
             factors = np.minimum(1 / self._norm, 1 / np.sqrt(np.where(ordinary, lengths, 1.0)))
-            parts: Vectors = np.multiply(vectors, (length * _MARGIN * factors)[:, None])
+            parts: Vectors = self._parts[: len(given)]
+            np.multiply(given, (length * _MARGIN * factors)[:, None], out=parts)
         if not ordinary.all():
-            parts[~ordinary] = self._scaled(vectors[~ordinary].astype(np.float64))
+            parts[~ordinary] = self._scaled(given[~ordinary])
         np.trunc(parts, out=parts)
         # The length of what is added decides, whatever the factors were meant to achieve.
-        np.square(parts, out=squares)
-        parts[squares.sum(axis=1) > length * length * (1 - 2.0**-21)] = 0.0
+        parts[np.vecdot(parts, parts) > length * length * (1 - 2.0**-21)] = 0.0
         return parts
 
     def _scaled(self, vectors: Vectors) -> Vectors:

@@ -15,6 +15,8 @@ from privacy.arguments import exact_bytes, number, whole
 # Bytes from which the cipher is faster than the operating system (measured).
 _STRETCHED = 2048
 
+_ZEROS = bytes(1 << 16)  # what the cipher turns into its stream, so many at a time
+
 
 class KeyStream:
     """Bytes that a key determines: AES-256 in counter mode, from zero (NIST SP 800-38A, 6.5).
@@ -36,6 +38,12 @@ class KeyStream:
         """The next ``count`` bytes."""
         return self._encryptor.update(bytes(count))
 
+    def fill(self, out: NDArray[np.uint8]) -> None:
+        """Write the next bytes, as many as ``out`` has, without memory of their own."""
+        for start in range(0, len(out), len(_ZEROS)):
+            part = out[start : start + len(_ZEROS)]
+            self._encryptor.update_into(memoryview(_ZEROS)[: len(part)], part.data)
+
 
 class Randomness(ABC):
     """A source of independent, uniformly distributed bits, and exact draws made from them."""
@@ -46,6 +54,10 @@ class Randomness(ABC):
     @abstractmethod
     def bytes(self, count: int) -> bytes:
         """``count`` fresh random bytes."""
+
+    def fill(self, out: NDArray[np.uint8]) -> None:
+        """Write to ``out``, C-contiguous, what ``bytes`` of its length would be."""
+        out[:] = np.frombuffer(self.bytes(len(out)), dtype=np.uint8)
 
     def uint64(self, size: int) -> NDArray[np.uint64]:
         """Uniform 64-bit integers, shape ``(size,)``."""
@@ -113,6 +125,13 @@ class SystemRandomness(Randomness):
             return os.urandom(count)
         return KeyStream(os.urandom(32)).bytes(count)
 
+    def fill(self, out: NDArray[np.uint8]) -> None:
+        """Write as many fresh random bytes as ``out`` has."""
+        if len(out) < _STRETCHED:
+            super().fill(out)
+        else:
+            KeyStream(os.urandom(32)).fill(out)
+
 
 class KeyedRandomness(Randomness):
     """The stream of one key, of :class:`KeyStream`: the same draws whenever they are made again.
@@ -133,6 +152,10 @@ class KeyedRandomness(Randomness):
     def bytes(self, count: int) -> bytes:
         """The next ``count`` bytes of the stream."""
         return self._stream.bytes(count)
+
+    def fill(self, out: NDArray[np.uint8]) -> None:
+        """Write the next bytes of the stream, as many as ``out`` has."""
+        self._stream.fill(out)
 
 
 class SeededRandomness(Randomness):

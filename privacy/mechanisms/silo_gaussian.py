@@ -47,7 +47,8 @@ class SiloGaussian:
     **Assumptions.** All but ``colluders`` of the silos follow the protocol and keep draws and
     shares secret; the operating system's randomness is unpredictable; sums of fewer than
     ``min_silos`` silos are not opened; a silo does not leave a step because of whom it drew or
-    what it holds.
+    what it holds. Sums are opened for the ``persons`` by which the ring's ``bound`` is worked out:
+    others may wrap around it.
 
     **Not covered.** A person in two silos counts as two. The time that a silo takes for a step
     depends on how many persons it drew. A person's own silo, which holds the data.
@@ -117,16 +118,28 @@ class SiloGaussian:
     ) -> int:
         """B for ``RoundTerms``: n ≥ ``min_silos`` silos' noisy sum stays within ±nB.
 
-        With probability 1 - 2^-100, if all silos together hold at most ``persons``, a public
-        number. Where they hold more, a sum may wrap around the ring: the step is spoilt, and its
-        privacy is as it was.
+        With probability 1 - 2^-100, whatever the silos hold, if each opens its sum (``open_sum``)
+        for as many ``persons``.
 
         Parameters
         ----------
         parameters, noise_multiplier, sampling
             As for ``account``.
         persons : int
-            N, over all silos.
+            N, a public number over all silos.
+        """
+        largest = self.largest_entry(persons=persons, sampling=sampling)
+        noise = tail_of_shares(
+            self.share_variance(noise_multiplier), parameters, clients=self.min_silos
+        )
+        return largest + ceil(noise)
+
+    def largest_entry(self, *, persons: int, sampling: Poisson | Full) -> int:
+        """C in cells: entries of one silo's sum, without noise, are cut to ±C.
+
+        No sum is cut, but with probability 2^-102, where all silos together hold at most
+        ``persons``: even one that holds them all draws fewer than C / R. Beyond that a sum wraps
+        around no ring; it is cut, which moves it no further when a person comes or goes.
         """
         persons = whole("persons", persons, least=1)
         logarithm = (OVERFLOW_BITS + 2) * log(2)
@@ -135,15 +148,30 @@ class SiloGaussian:
             mean = persons * sampling.rate
             beyond = logarithm / 3 + sqrt(logarithm**2 / 9 + 2 * logarithm * mean)
             drawn = min(drawn, mean + beyond)
-        noise = tail_of_shares(
-            self.share_variance(noise_multiplier), parameters, clients=self.min_silos
-        )
-        # One more for the rounding of each silo's sum.
-        return ceil(drawn) * self.radius // self.min_silos + 2 + ceil(noise)
+        return ceil(drawn) * self.radius
 
-    def open_sum(self, parameters: int, *, clipping_norm: float) -> PersonSum:
-        """An empty sum of one silo's persons, each of them clipped to ``clipping_norm``."""
-        return PersonSum(parameters, clipping_norm=clipping_norm, radius=self.radius)
+    def open_sum(
+        self,
+        parameters: int,
+        *,
+        clipping_norm: float,
+        persons: int | None = None,
+        sampling: Poisson | Full | None = None,
+    ) -> PersonSum:
+        """An empty sum of one silo's persons, each of them clipped to ``clipping_norm``.
+
+        Parameters
+        ----------
+        parameters : int
+        clipping_norm : float
+        persons, sampling : optional
+            As for ``bound``: entries of the sum are cut to ``largest_entry``. Needed where it is
+            masked.
+        """
+        limit = None
+        if persons is not None:
+            limit = self.largest_entry(persons=persons, sampling=sampling or Full())
+        return PersonSum(parameters, clipping_norm=clipping_norm, radius=self.radius, limit=limit)
 
     def add_share(
         self, integers: Integers, *, noise_multiplier: float, randomness: Randomness

@@ -35,6 +35,7 @@ def silo_statistics(
     mechanism: SiloGaussian,
     noise_multiplier: float,
     ledger: Ledger | None,
+    persons: int | None = None,
     randomness: Randomness | None = None,
 ) -> npt.NDArray[np.int64]:
     """The sum of this silo's persons' parts of a query, with its share of the noise.
@@ -57,6 +58,8 @@ def silo_statistics(
         z: the noise of the fewest honest silos together is z times ``query.clipping_norm``.
     ledger : ClientLedger or None
         Charged with ``query.event`` before a row is read. None: paid already.
+    persons : int, optional
+        N, a public number over all silos, as for ``SiloStep``: needed where sums are masked.
     randomness : Randomness, optional
         The operating system's unless given.
 
@@ -102,7 +105,7 @@ def silo_statistics(
         usable &= labelled
     if ledger is not None:  # before a row is read
         ledger.charge(query.event(mechanism, noise_multiplier=noise_multiplier))
-    total = mechanism.open_sum(query.parameters, clipping_norm=query.clipping_norm)
+    total = mechanism.open_sum(query.parameters, clipping_norm=query.clipping_norm, persons=persons)
     at_once = max(1, _AT_ONCE // query.parameters)
 
     def parts(rows: Rows) -> Vectors:
@@ -112,8 +115,8 @@ def silo_statistics(
         for rows in np.array_split(np.flatnonzero(usable), len(table) // at_once + 1):
             total.add(parts(rows))
     else:
-        persons = [rows[usable[rows]] for rows in rows_by_person(person_ids, len(table))]
-        for group in _together([rows for rows in persons if len(rows)], at_once):
+        of_persons = [rows[usable[rows]] for rows in rows_by_person(person_ids, len(table))]
+        for group in _together([rows for rows in of_persons if len(rows)], at_once):
             if len(group) == 1:
                 pieces = np.array_split(group[0], len(group[0]) // at_once + 1)
                 sums = np.sum([parts(piece).sum(axis=0) for piece in pieces], axis=0)[None]

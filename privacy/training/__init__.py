@@ -10,6 +10,7 @@ import privacy.imports
 from privacy.training.data_policy import DataPolicy as DataPolicy
 from privacy.training.ledger import ClientLedger as ClientLedger
 from privacy.training.payment import Payment as Payment
+from privacy.training.payment import check_payment as check_payment
 from privacy.training.payment import pay as pay
 from privacy.training.protection import ClipAndNoise as ClipAndNoise
 from privacy.training.protection import ClipOnly as ClipOnly

@@ -108,14 +108,12 @@ def pay(
         If there is no ledger for noise, or no ``records`` to count.
     """
     count = protection.count if isinstance(protection, ClipAndNoise) else None
-    if ledger is None and count is not None:
-        raise ValueError(NO_LEDGER)
     if isinstance(count, NominalCount):
         records = partial(int, count.records)
+    check_payment(protection, batches, ledger=ledger)
     if records is None:
         raise ValueError("records is None: give a callable that counts the records")
     if ledger is not None:
-        ledger.check(*planned_events(protection, batches, ledger))
         ledger.charge(_steps(protection, batches))
     known = records()
     if ledger is not None and isinstance(count, NoisyCount):
@@ -128,6 +126,28 @@ def pay(
     if ledger is not None and isinstance(protection, ClipAndNoise):
         epsilon = ledger.epsilon(delta=protection.delta)
     return Payment(protection, batches, float(known), epsilon)
+
+
+def check_payment(protection: Protection, batches: Batches, *, ledger: ClientLedger | None) -> None:
+    """Refuse a training as ``pay`` would, and charge nothing.
+
+    A client asks before others count on it: under secure aggregation, at the invitation.
+
+    Parameters
+    ----------
+    protection, batches, ledger
+        As ``pay`` takes them.
+
+    Raises
+    ------
+    LocalBudgetError, LedgerError, ValueError
+        As ``pay`` raises them.
+    """
+    if ledger is None:
+        if isinstance(protection, ClipAndNoise):
+            raise ValueError(NO_LEDGER)
+        return
+    ledger.check(*planned_events(protection, batches, ledger))
 
 
 def planned_events(

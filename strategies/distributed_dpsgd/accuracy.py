@@ -13,6 +13,9 @@ ACCURACY_SIZE = 2
 ACCURACY_NORM = math.sqrt(0.5)
 """A person with the share a of right answers adds (a - 1/2, 1/2): at most this long."""
 
+MOST_PERSONS = 10**10
+"""Over all silos: their sums fit the ring, whatever the silos hold."""
+
 _SEEN = 4.0  # deviations of its noise that a count of persons must have to be divided by
 
 
@@ -33,7 +36,7 @@ class LocalEvaluation:
     persons : int, optional
         A public number of persons (or rows) for testing, over all silos; a round number will do.
         With it the log warns where the silos' noised number is far from that. Default: unknown, and
-        only a number within its noise is a reason to warn.
+        only a number within its noise is a reason to warn, or one far above all that train.
     """
 
     every: int
@@ -44,7 +47,7 @@ class LocalEvaluation:
         arguments.convert(self, "every", arguments.whole, least=1)
         arguments.convert(self, "noise_multiplier", arguments.number, above=0)
         if self.persons is not None:
-            arguments.convert(self, "persons", arguments.whole, least=1)
+            arguments.convert(self, "persons", arguments.whole, least=1, most=MOST_PERSONS)
 
 
 def person_vectors(

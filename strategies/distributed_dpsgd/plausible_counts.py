@@ -68,7 +68,8 @@ def implausible_test_count(
     name, most = ("persons", persons) if expected is None else ("evaluation.persons", expected)
     if count > 2 * most + _BEYOND * deviation:
         return (
-            f"{opened}, far above {name} = {most:,}: a silo sent a false sum, or {name} is wrong."
+            f"{opened}, far above {name} = {most:,}: a silo sent a false sum, or {name} is wrong. "
+            "The accuracy may be wrong too."
         )
     return None
 

@@ -27,6 +27,7 @@ INVITED_FOR = "parameters"
 _KIND = "sum-of"
 _NUMBERS = ("clipping-norm", "sampling-rate")
 _WHOLES = ("persons", "min-silos", "colluders", "radius")
+_COUNTED = 4  # N that sums with a number of persons have room for; above two the operator is warned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,14 @@ class SumRequest:
         return self.mechanism.bound(
             parameters=self.entries(parameters),
             noise_multiplier=self.noise_multiplier,
-            persons=self.persons,
+            persons=self.room,
             sampling=self.sampling,
         )
+
+    @property
+    def room(self) -> int:
+        """For so many persons over all silos sums fit the ring; silos cut those of more."""
+        return self.persons
 
     def decode(
         self,
@@ -193,6 +199,11 @@ class AccuracySum(SumRequest):
     clipping_norm: float = ACCURACY_NORM
     sampling_rate: float = 1.0
 
+    @property
+    def room(self) -> int:
+        """See ``TableSum.room``."""
+        return _COUNTED * self.persons
+
     def entries(self, parameters: int) -> int:
         """Two, whatever the model."""
         return ACCURACY_SIZE
@@ -221,6 +232,11 @@ class TableSum(SumRequest):
     def __post_init__(self) -> None:
         object.__setattr__(self, "clipping_norm", self.query.clipping_norm)
         super().__post_init__()
+
+    @property
+    def room(self) -> int:
+        """For several N, so that a number of persons that is far from N is read as it is."""
+        return _COUNTED * self.persons
 
     def entries(self, parameters: int) -> int:
         """As many as the query has, whatever the model."""

@@ -40,7 +40,17 @@ def check_task(request: SumRequest, task: SiloTask) -> None:
     elif isinstance(request, GradientSum):
         from privacy.training import check_silo_sum  # brings PyTorch, which tables do without
 
-        check_silo_sum(task.model, _loaded(task.persons, request), loss=task.loss)
+        persons = _loaded(task.persons, request)
+        check_silo_sum(task.model, persons, loss=task.loss)
+        if len(persons) > request.persons:
+            log(
+                ERROR,
+                "This silo alone has %d %ss, and persons = %d is to be the number over all silos: "
+                "steps are longer than was meant. Tell whoever runs it.",
+                len(persons),
+                request.unit,
+                request.persons,
+            )
     elif task.test_persons is not None:
         _loaded(task.test_persons, request)
 
@@ -93,6 +103,7 @@ def _gradients(request: GradientSum, task: SiloTask, schema: ModelSchema) -> Int
         clipping_norm=request.clipping_norm,
         noise_multiplier=request.noise_multiplier,
         sampling_rate=request.sampling_rate,
+        persons=request.room,
     )
     persons = _loaded(task.persons, request)
     vector = silo_sum(task.model, persons, loss=task.loss, step=step, ledger=None)
@@ -109,11 +120,14 @@ def _statistics(request: TableSum, table: SiloTable) -> Integers:
         mechanism=request.mechanism,
         noise_multiplier=request.noise_multiplier,
         ledger=None,
+        persons=request.room,
     )
 
 
 def _right_answers(request: SumRequest, task: SiloTask) -> Integers:
-    total = request.mechanism.open_sum(request.entries(0), clipping_norm=request.clipping_norm)
+    total = request.mechanism.open_sum(
+        request.entries(0), clipping_norm=request.clipping_norm, persons=request.room
+    )
     if task.test_persons is not None:
         persons = _loaded(task.test_persons, request)
         total.add(_answers(task.model, persons, task.right or _largest_is_right))

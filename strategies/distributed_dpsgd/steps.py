@@ -1,10 +1,9 @@
 """The server's side of a step: sums that silos mask, opened for at least the fewest silos."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from privacy.accounting import AdditiveDelta, Event, Poisson
@@ -16,7 +15,7 @@ from strategies.model_schema import ModelSchema
 from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import RecordKeys
 from strategies.run import Run
-from strategies.secure_aggregation.messages import protocol_record
+from strategies.secure_aggregation.messages import KEY, protocol_record
 from strategies.secure_aggregation.train_round import MaskedRound, next_number
 from strategies.train_round import EveryoneInEveryRound
 
@@ -170,17 +169,11 @@ class SiloSteps(EveryoneInEveryRound):
 class MaskedSum(MaskedRound):
     """One sum over the silos' persons, as the server plays it.
 
-    Silos learn with the first message what is to be summed, with the run's configuration, and those
-    whose owner does not allow it decline before anybody counts on them.
+    Silos learn with the first message what is to be summed, beside the run's configuration, and
+    those whose owner does not allow it decline before anybody counts on them.
     """
 
     name: str
-    _configuration: dict[str, ConfigRecord] = field(default_factory=dict, init=False)
-
-    def begin(self, nodes: Iterable[int], content: RecordDict, *, drawn: int) -> list[Message]:
-        """As of every masked round."""
-        self._configuration = dict(content.config_records)
-        return super().begin(nodes, content, drawn=drawn)
 
     @property
     def _name(self) -> str:
@@ -197,5 +190,5 @@ class MaskedSum(MaskedRound):
             record = protocol_record(request)
             self.encoding.write_into(record)
             record[INVITED_FOR] = self.schema.size
-            content = RecordDict({**self._configuration, **dict.fromkeys(content, record)})
+            content[KEY] = record
         return content

@@ -17,7 +17,11 @@ from strategies import _arguments
 from strategies.accounted_strategy import AccountedStrategy
 from strategies.checkpoint import Checkpointing, settings_text
 from strategies.clipping import FlatClipping
-from strategies.distributed_dpsgd.accuracy import LocalEvaluation, read_accuracy
+from strategies.distributed_dpsgd.accuracy import (
+    MOST_PERSONS,
+    LocalEvaluation,
+    read_accuracy,
+)
 from strategies.distributed_dpsgd.description import log_settings, silo_report
 from strategies.distributed_dpsgd.plausible_counts import (
     implausible_count,
@@ -66,7 +70,8 @@ class DistributedDPSGD(AccountedStrategy):
         How many silos there are, how many may be absent from a step, and how many may pool their
         knowledge with the server. The noise is sized for the fewest honest ones, before the run.
     persons : int
-        N, a public number of persons (or rows) over all silos.
+        N, a public number of persons (or rows) over all silos. A silo whose own are more cuts its
+        sums to what so many could make: they never wrap around the ring of masked sums.
     sampling_rate : float
         p, with which a step draws each person, in (0, 1).
     clipping_norm : float
@@ -170,7 +175,7 @@ class DistributedDPSGD(AccountedStrategy):
         self._step_setup = StepSetup(
             silos=silos,
             unit=unit,
-            persons=arguments.whole("persons", persons, least=1),
+            persons=arguments.whole("persons", persons, least=1, most=MOST_PERSONS),
             sampling_rate=arguments.number("sampling_rate", sampling_rate, above=0, below=1),
             stage_timeout=arguments.number("stage_timeout", stage_timeout, above=0),
         )

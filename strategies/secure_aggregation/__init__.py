@@ -4,4 +4,5 @@ from strategies.secure_aggregation.client_memory import ClientMemory as ClientMe
 from strategies.secure_aggregation.client_memory import ContextMemory as ContextMemory
 from strategies.secure_aggregation.client_memory import FolderMemory as FolderMemory
 from strategies.secure_aggregation.client_mod import SecureAggregationMod as SecureAggregationMod
+from strategies.secure_aggregation.messages import is_invitation as is_invitation
 from strategies.secure_aggregation.settings import SecureAggregation as SecureAggregation

@@ -11,7 +11,9 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.supercore import log
 
 from privacy.secure_aggregation import ClientPolicy, Identity, RoundTerms
+from strategies.errors import DeclinedError
 from strategies.model_schema import ModelSchema
+from strategies.replies import is_decline
 from strategies.secure_aggregation.client_memory import ClientMemory
 from strategies.secure_aggregation.messages import KEY
 from strategies.secure_aggregation.protocol_client import ProtocolClient
@@ -26,7 +28,10 @@ class SecureAggregationMod:
     the update, and sees the message as it would without the mod. Its reply is clipped, weighted,
     rounded and masked here; neither arrays nor ``num-examples`` nor metrics are sent. If the app
     fails, or its reply cannot be bounded, the client adds zero: to drop out would tell of its data.
-    Training outside the protocol and evaluation are refused; queries go to the app.
+    A reply by ``strategies.decline``, which tells nothing of data, is sent, and the client leaves
+    the round. One who declines at the invitation costs the round nothing: a mod in front of this
+    one sees it (``is_invitation``, of this folder), with the round's configuration. Training
+    outside the protocol and evaluation are refused; queries go to the app.
 
     **Guarantee.** That of ``privacy.secure_aggregation.SecureClient`` under ``policy``, which
     nothing that the server sends can weaken. A client that runs this moves a round's sum by at
@@ -89,10 +94,13 @@ def _vector(
     """Let the app train, and turn its reply into the integers that are masked."""
     del message.content[KEY]
     try:
-        reply = schema.read(call_next(message, context))
+        answer = call_next(message, context)
+        if is_decline(answer):
+            raise DeclinedError(answer.error.reason)
+        reply = schema.read(answer)
         weight = encoding.weighting.weight(reply.metrics, encoding.weighted_by)
         return encoding.encode(reply.arrays, schema.arrays, weight)
-    except KeyboardInterrupt:  # somebody at the node ends it
+    except (KeyboardInterrupt, DeclinedError):  # by somebody at the node, or by the owner's rules
         raise
     except BaseException as error:  # also a cancelled task, or an exit
         # To leave would show the server that something here is out of the ordinary.

@@ -90,6 +90,17 @@ def content_of(message: bytes) -> RecordDict:
     return RecordDict({KEY: protocol_record(message)})
 
 
+def is_invitation(message: Message) -> bool:
+    """Whether a message invites a client to a round of secure aggregation.
+
+    It is the round's first. Beside the protocol's own record it carries the round's configuration,
+    and no model. Who declines now costs the round nothing; who declines later drops out of it.
+    """
+    if not message.has_content() or KEY not in message.content:
+        return False
+    return len(message.content) > 1 and not message.content.array_records
+
+
 def request_digest(message: Message) -> bytes:
     """A digest, 32 bytes, of a request to train, but for the protocol's own message in it.
 

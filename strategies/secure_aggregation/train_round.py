@@ -23,7 +23,7 @@ from privacy.secure_aggregation import (
 from privacy.secure_aggregation.errors import RejectedMessageError, RoundAbortedError
 from privacy.secure_aggregation.terms import RUN_BYTES
 from strategies.errors import Fault, ReplyError
-from strategies.lost_clients import RoundReplies, operator_log
+from strategies.lost_clients import NO_REPLY, TOO_FEW_JOINED, RoundReplies, operator_log
 from strategies.model_schema import ModelSchema
 from strategies.privacy_budget import PrivacyBudget
 from strategies.replies import PendingReplies, collect, stream_replies
@@ -239,6 +239,7 @@ class MaskedRound:
     _joined: RoundReplies | None = None  # in the first stage; None where it asked nobody
     _updates_asked: bool = False
     _aborted: bool = False
+    _configuration: dict[str, ConfigRecord] = field(default_factory=dict)
 
     @property
     def is_paid(self) -> bool:
@@ -256,6 +257,7 @@ class MaskedRound:
         apps are to see: the model and the round's configuration.
         """
         cohort = list(nodes)
+        self._configuration = dict(content.config_records)
         if self.settings.max_clients is not None and len(cohort) > self.settings.max_clients:
             self._abort(f"{len(cohort)} clients were drawn; {self.settings.max_clients} are asked")
             self._asked = PendingReplies([])
@@ -315,8 +317,13 @@ class MaskedRound:
         update = self._update()
         noise_alone = self._aborted and update is not None
         counted = self._joined is not None and not self._joined.used  # by gather
-        in_vain = not counted and self.run.train_in_vain.add(self._came, moved=noise_alone)
-        return RoundOutcome(update, opened=not self._aborted, in_vain=in_vain and self._aborted)
+        fewest = 0 if self._updates_asked else self.settings.min_clients
+        ends = not counted and self.run.train_in_vain.add(
+            self._came, moved=noise_alone, fewest=fewest
+        )
+        why = TOO_FEW_JOINED if self._came.used else NO_REPLY
+        in_vain = why if ends and self._aborted else ""
+        return RoundOutcome(update, opened=not self._aborted, in_vain=in_vain)
 
     def _update(self) -> list[Vector] | None:
         """The noisy sum; if the round was aborted ``None``, or noise alone.
@@ -379,8 +386,15 @@ class MaskedRound:
         return self._advance(server)
 
     def _content(self, stage: ServerStage, request: bytes) -> RecordDict:
-        """What a node is sent in a stage without training."""
-        return content_of(request)
+        """What a node is sent in a stage without training.
+
+        The invitation carries the round's configuration, so that a node whose owner or app does not
+        take it declines before anybody counts on that node.
+        """
+        content = content_of(request)
+        if stage is ServerStage.ADVERTISING:
+            return RecordDict({**self._configuration, **content})
+        return content
 
     def _take(
         self, server: SecureServer, asked: PendingReplies, replies: Iterable[Message]

@@ -17,18 +17,17 @@ from flower_app.__main__ import main as flower_app_main
 from flower_app.commands.run import parse_settings
 from flower_app.errors import SettingError
 from flower_app.models.specs import RECIPES
+from flower_app.setting_names import _USUAL_NAMES, FORMER_NAMES, kebab
 from flower_app.settings import (
     _CHOICES,
     _RANGES,
-    _USUAL_NAMES,
-    FORMER_NAMES,
     PATHS_OF_THE_SERVER,
     Settings,
-    kebab,
     write_run_config,
 )
 from privacy.accounting.__main__ import main as accounting_main
 from privacy.audit.__main__ import main as audit_main
+from tests.flower_app.tasks.projects import TASK, project
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -70,7 +69,7 @@ def test_all_former_names_of_a_configuration_are_answered_at_once() -> None:
 
 def test_usual_names_lead_to_settings_and_hide_none() -> None:
     known = Settings().as_config()
-    assert set(_USUAL_NAMES.values()) <= set(known)
+    assert {name for names in _USUAL_NAMES.values() for name in names.split()} <= set(known)
     assert not set(_USUAL_NAMES) & (set(known) | set(FORMER_NAMES))
 
 
@@ -85,13 +84,75 @@ def test_usual_names_lead_to_settings_and_hide_none() -> None:
     ids=["underscores", "capitals", "both", "words"],
 )
 def test_a_name_in_another_spelling_is_answered_with_one_name(spelt: Callable[[str], str]) -> None:
-    own = {name: f"here it is {name}" for name in Settings().as_config()}
+    own = {name: f"(here it is {name}|{name} is, but it)" for name in Settings().as_config()}
     former = {name: f"{name} was renamed to {today}" for name, today in FORMER_NAMES.items()}
-    usual = {name: f"here it is {setting}" for name, setting in _USUAL_NAMES.items()}
+    usual = {
+        name: f"here it is ({names.replace(' ', '|')})" for name, names in _USUAL_NAMES.items()
+    }
     for name, answer in {**own, **former, **usual}.items():
         if (written := spelt(name)) != name:
-            with pytest.raises(SettingError, match=rf"is not a setting; {answer}( \(.*\))?$"):
+            with pytest.raises(SettingError, match=rf"is not a setting; {answer}( \(.*\)|, .*)?"):
                 Settings.from_config({written: 1})
+
+
+def another(name: str, value: object) -> object:
+    """A value of a setting that is not its default, and that some run takes."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return next((c for c in _CHOICES.get(name.replace("-", "_"), ()) if c != value), "text")
+    close = (value + step for step in (1, 0.25, -0.25) if isinstance(value, int | float))
+    for number in close:
+        field = name.replace("-", "_")
+        typed = type(value)(number)  # type: ignore[arg-type]
+        if typed != value and all(ok(typed) for names, ok, _ in _RANGES if field in names.split()):
+            return typed
+    raise AssertionError(f"no other value of {name}")
+
+
+RUNS: dict[str, dict[str, object]] = {
+    "clients": {},
+    "silos": {"mode": "silos"},
+    "deployed clients": {"deployed": True},
+    "deployed silos": {"deployed": True, "mode": "silos"},
+    "task": {},
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_what_is_suggested_is_taken_by_that_run(run: str, tmp_path: Path) -> None:
+    """Of every name that people bring along, and of every setting with a letter too few."""
+    base = dict(RUNS[run])
+    if run == "task":
+        silos = 'mode = "silos"\nsilos = 4\npersons = 160\nepsilon'
+        base["task"] = str(project(tmp_path, task=TASK.replace("epsilon", silos)))
+    known = Settings().as_config()
+    refused = set()
+    for name, value in known.items():
+        if name in base:
+            continue
+        try:
+            Settings._of({**base, name: another(name, value)})
+        except SettingError as error:
+            if "leave it out" in str(error) or "left out" in str(error):
+                refused.add(name)
+    assert ("local-learning-rate" in refused) is (base.get("mode") == "silos" or run == "task")
+    assert ("partition-seed" in refused) is (run == "task")
+    misspelt = {name[:-1] for name in known} | {f"{name}s" for name in known}
+    brought = [*_USUAL_NAMES, *sorted(misspelt - set(known))]
+    for name in brought:
+        with pytest.raises(SettingError) as caught:
+            Settings._of({**base, name: 1})
+        _, hint = str(caught.value).split("is not a setting; ")
+        assert not refused & set(re.findall(r"[a-z]+(?:-[a-z]+)*", hint.split(" (")[0])), hint
+    for name in FORMER_NAMES:
+        for written in (name, name.upper()):
+            with pytest.raises(SettingError, match="was renamed to") as caught:
+                Settings._of({**base, written: 0.3})
+            words = (
+                "leave it out|left out" if FORMER_NAMES[name] in refused else "^((?!left out).)*$"
+            )
+            assert re.search(words, str(caught.value)), caught.value
 
 
 def test_every_setting_is_checked_used_and_described() -> None:
@@ -167,6 +228,9 @@ def test_what_is_set_wins_over_the_recipe() -> None:
         ({"num-server-rounds": 3}, ["num-server-rounds = 3", "here it is rounds"]),
         ({"steps": 5}, ["steps = 5", "here it is rounds"]),
         ({"lr": 0.1}, ["here it is local-learning-rate"]),
+        ({"lr": 0.1, "mode": "silos"}, ["here it is server-learning-rate"]),
+        ({"Sampling_Rate": 1, "mode": "silos"}, ["belongs to mode = 'clients'", "record-sampling"]),
+        ({"dropout": 0.3, "mode": "silos"}, ["max-dropout-fraction, but it belongs to mode"]),
         ({"batch_size": 32}, ["here it is local-steps (each step takes all"]),
         ({"noise-scale": 1.1}, ["here it is noise-multiplier"]),
         ({"xyz": 1}, ["xyz", "the settings are task, dataset, data-dir"]),

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord
 
 from privacy.accounting import Poisson, read_ledger
 from privacy.mechanisms import ContinuousGaussian, LatticeGaussian
@@ -13,6 +14,7 @@ from strategies import (
     FlatClipping,
     Population,
 )
+from strategies.model_schema import ModelSchema
 from tests.strategies.federation import (
     ask,
     grid_of,
@@ -111,3 +113,12 @@ def test_both_mechanisms_release_the_same_sum(mechanism: Any, tmp_path: Path) ->
     (w,) = released(strategy, sent(nodes, {1: 0.1, 2: -9.0, 3: 0.3}))
     np.testing.assert_allclose(w, [(0.1 - 0.5 + 0.3) / 4, 0, 0], rtol=1e-3)
     assert strategy.report().mechanism == mechanism.name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0, 3)])
+def test_a_record_holds_what_flower_itself_would_write(dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape, dtype=int), dtype=dtype).reshape(shape)
+    schema = ModelSchema(ArrayRecord({"w": Array(np.zeros(shape, dtype))}))
+    (array,) = schema.record([values]).values()
+    assert vars(array) == vars(Array(values))

@@ -13,19 +13,21 @@ from flower_app import client_app, server_app
 from flower_app.data import load_dataset, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
+from flower_app.report.classes import commonest_class
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines, trained_model
 from flower_app.settings import Settings
 from flower_app.training.assembly import check_run
 from flower_app.training.resumption import with_settings_of_run
 from flower_app.training.silo_records import records
-from flower_app.training.silos import number_of_records
+from flower_app.training.silos import number_of_records, number_of_test_records
 from privacy.accounting.__main__ import main as accounting
 from strategies import InProcessGrid, run_in_process
 from strategies.errors import NoUsableReplyError
 from tests.flower_app.app_runs import Run, run_app
 from tests.flower_app.report.test_report import faults
 from tests.flower_app.report.test_report_modes import words
+from tests.flower_app.tasks.projects import TASK, project
 
 SILOS = 3
 SMALL: dict[str, Any] = {
@@ -117,8 +119,12 @@ def test_a_run_that_protects_persons_says_so_everywhere(run: Run, tmp_path: Path
         assert sentence in page
     for wrong in ("Record-level", "one record", "records in all"):
         assert wrong not in page.replace(run.metrics["privacy"]["record_level"]["unit"], "")
+    commonest = f"{100 * commonest_class(run.metrics['accuracy']['confusion']):.2f} %"
+    assert f"{commonest} by always answering the commonest class" in page
     (tmp_path / "metrics.json").write_text(json.dumps(run.metrics | {"task": task}))
-    assert any("person-level" in line for line in closing_lines(tmp_path))
+    told = closing_lines(tmp_path)
+    assert any("person-level" in line for line in told)
+    assert told[0].endswith(f", and {commonest} by always answering the commonest class")
 
 
 def test_its_model_can_be_asked_and_its_end_is_told_like_any_other(run: Run) -> None:
@@ -205,10 +211,21 @@ def test_no_image_is_trained_on_and_tested_on_and_none_is_left_out() -> None:
             for node in range(1, 11)
         ]
     )
-    assert held.sum(axis=0).tolist() == [number_of_records(settings), 5_000]
+    numbers = [number_of_records(settings), number_of_test_records(settings)]
+    assert held.sum(axis=0).tolist() == numbers == [45_000, 5_000]
     sizes = load_partitions(settings.partition_spec(10), load_dataset("mnist")).sizes
     assert np.array_equal(held.sum(axis=1), sizes)
     assert np.ptp(sizes) == 0
+
+
+def test_the_public_number_of_test_records_is_declared_or_a_simulations_own(tmp_path: Path) -> None:
+    def number(**given: Any) -> int | None:
+        return number_of_test_records(Settings.from_config({"mode": "silos", **given}))
+
+    assert number(deployed=True, records=20_000) is None
+    assert number(deployed=True, records=20_000, **{"test-records": 4_000}) == 4_000
+    task = TASK.replace("epsilon", 'mode = "silos"\nsilos = 4\npersons = 160\nepsilon')
+    assert number(task=str(project(tmp_path, task=task))) == 40  # a share of 0.2
 
 
 # The owners of deployed silos --------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """No client moves a sum by more than the clipping norm, whatever it sends."""
 
 import math
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,7 @@ from privacy.mechanisms import (
     SystemRandomness,
 )
 from privacy.mechanisms import _blockwise_updates as _blocks
+from privacy.mechanisms import blockwise_sums as _sums
 from privacy.mechanisms.errors import UpdateError
 
 RADIUS = 1 << 20
@@ -29,9 +31,18 @@ def flat(norm: float, arrays: int = 1) -> ClippingGeometry:
 
 
 def open_sum(
-    mechanism: Any, reference: list[Any], geometry: ClippingGeometry, z: float = 0.0
+    mechanism: Any,
+    reference: list[Any],
+    geometry: ClippingGeometry,
+    z: float = 0.0,
+    *,
+    compiled: bool = False,
 ) -> Any:
-    return mechanism.open(reference, geometry, noise_multiplier=z, randomness=SystemRandomness())
+    """A sum in numpy, or one by kernels."""
+    total = mechanism.open(reference, geometry, noise_multiplier=z, randomness=SystemRandomness())
+    total._kernels = _sums._kernels() if compiled else None
+    assert compiled == (total._kernels is not None)
+    return total
 
 
 def exact_square(arrays: list[Any]) -> Fraction:
@@ -72,13 +83,13 @@ def updates(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(updates(), NORMS, st.floats(1e-6, 1.0))
+@given(updates(), NORMS, st.floats(1e-6, 1.0), st.booleans())
 def test_influence_on_the_lattice_is_at_most_the_norm(
-    update: tuple[list[Any], list[Any]], norm: float, weight: float
+    update: tuple[list[Any], list[Any]], norm: float, weight: float, compiled: bool
 ) -> None:
     """In exact integers: the squares of the cells sum to at most R², whatever was sent."""
     reference, reply = update
-    total = open_sum(LatticeGaussian(), reference, flat(norm, len(reference)))
+    total = open_sum(LatticeGaussian(), reference, flat(norm, len(reference)), compiled=compiled)
     honest = [np.asarray(r + r.dtype.type(0.5)) for r in reference]
     try:
         total.add(honest, weight=1.0)
@@ -96,13 +107,13 @@ def test_influence_on_the_lattice_is_at_most_the_norm(
 
 
 @settings(max_examples=200, deadline=None)
-@given(updates(), NORMS, st.floats(1e-6, 1.0))
+@given(updates(), NORMS, st.floats(1e-6, 1.0), st.booleans())
 def test_influence_on_the_continuous_sum_is_at_most_the_norm(
-    update: tuple[list[Any], list[Any]], norm: float, weight: float
+    update: tuple[list[Any], list[Any]], norm: float, weight: float, compiled: bool
 ) -> None:
     """In exact rationals."""
     reference, reply = update
-    total = open_sum(ContinuousGaussian(), reference, flat(norm, len(reference)))
+    total = open_sum(ContinuousGaussian(), reference, flat(norm, len(reference)), compiled=compiled)
     try:
         total.add(reply, weight=weight)
     except UpdateError:
@@ -128,8 +139,8 @@ def test_a_factor_too_small_for_single_precision_keeps_to_the_norm(mechanism: An
 @given(st.sampled_from(DTYPES).flatmap(nasty))
 def test_the_computed_norm_is_never_below_the_exact_one(block: Any) -> None:
     blocks = _blocks.Blocks([np.zeros_like(block)], (0,))
-    blocks.read([block])
-    (computed,) = blocks.squares()
+    with blocks.update([block]):
+        (computed,) = blocks.measure()
     if math.isfinite(computed):
         assert Fraction(computed) >= exact_square([block])
     else:
@@ -157,18 +168,18 @@ def test_rounding_is_toward_zero() -> None:
     assert cells(total) == [0, 0, 1, -1, 7, -7]
 
 
-def test_a_lying_norm_is_caught_in_exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_lying_norm_is_caught_in_exact_integers(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Were the bound in floating point wrong, the exact check would keep the update out."""
     size = 600_000
-    total = open_sum(LatticeGaussian(), [np.zeros(size, np.float32)], flat(1.0))
+    reference = [np.zeros(size, np.float32)]
+    total = open_sum(LatticeGaussian(), reference, flat(1.0), compiled=compiled)
     total.add([np.full(size, 0.5, np.float32)], weight=0.5)
     before = cells(total)
 
-    def lie(arrays: Any, weight: float) -> tuple[list[float], bool]:
-        total._blocks.read(arrays)
-        return [1.0], False
-
-    monkeypatch.setattr(total, "_read", lie)
+    monkeypatch.setattr(total, "_factors", lambda squares, weight: ([1.0], False))
     for huge in (1.0, 1e18):  # 1e18 overflows the cells themselves
         with pytest.raises(UpdateError, match="outside"):
             total.add([np.full(size, huge, np.float32)], weight=1.0)
@@ -176,24 +187,25 @@ def test_a_lying_norm_is_caught_in_exact_integers(monkeypatch: pytest.MonkeyPatc
 
 
 @settings(max_examples=200, deadline=None)
-@given(updates(), st.data())
+@given(updates(), st.data(), st.booleans())
 def test_no_scale_whatever_it_is_adds_more_than_the_norm(
-    update: tuple[list[Any], list[Any]], data: st.DataObject
+    update: tuple[list[Any], list[Any]], data: st.DataObject, compiled: bool
 ) -> None:
     """What is added decides, and not what was computed before of how long it would be."""
     reference, reply = update
     groups = tuple(data.draw(st.integers(0, 1)) for _ in reference)
-    total = open_sum(LatticeGaussian(), reference, ClippingGeometry((1.0, 2.0), groups))
+    geometry = ClippingGeometry((1.0, 2.0), groups)
+    total = open_sum(LatticeGaussian(), reference, geometry, compiled=compiled)
     before = cells(total)
-    total._blocks.read(reply)
-    length = math.sqrt(float(sum(np.nan_to_num(total._blocks.squares(), posinf=1e30))))
-    about_the_radius = st.floats(1 - 1e-4, 1 + 1e-4).map(lambda x: x * RADIUS / (length or 1.0))
-    scale = st.one_of(st.floats(), about_the_radius)
-    try:
-        total._round_and_add([data.draw(scale), data.draw(scale)])
-    except UpdateError:
-        assert cells(total) == before
-        return
+    with total._blocks.update(reply):
+        length = math.sqrt(float(sum(np.nan_to_num(total._blocks.measure(), posinf=1e30))))
+        about_the_radius = st.floats(1 - 1e-4, 1 + 1e-4).map(lambda x: x * RADIUS / (length or 1.0))
+        scale = st.one_of(st.floats(), about_the_radius)
+        try:
+            total._round_and_add([data.draw(scale), data.draw(scale)])
+        except UpdateError:
+            assert cells(total) == before
+            return
     assert sum(x * x for x in cells(total)) <= RADIUS**2
 
 
@@ -203,9 +215,10 @@ def test_no_scale_whatever_it_is_adds_more_than_the_norm(
     st.integers(-3, 3),
     st.sampled_from([np.float32, np.float64]),
     st.randoms(use_true_random=False),
+    st.booleans(),
 )
 def test_the_boundary_is_exact_to_one_cell(
-    some: list[int], excess: int, dtype: Any, order: Any
+    some: list[int], excess: int, dtype: Any, order: Any, compiled: bool
 ) -> None:
     """Cells whose squares sum to R² and a little less or more: far within rounding's reach."""
     left = RADIUS**2 + excess
@@ -218,29 +231,113 @@ def test_the_boundary_is_exact_to_one_cell(
         update.append(math.isqrt(left))
         left -= math.isqrt(left) ** 2
     order.shuffle(update)
-    total = open_sum(LatticeGaussian(), [np.zeros(len(update), dtype)], flat(1.0))
-    total._blocks.read([np.array(update, dtype)])
-    if excess > 0:
-        with pytest.raises(UpdateError, match="outside"):
+    reference = [np.zeros(len(update), dtype)]
+    total = open_sum(LatticeGaussian(), reference, flat(1.0), compiled=compiled)
+    with total._blocks.update([np.array(update, dtype)]):
+        if excess > 0:
+            with pytest.raises(UpdateError, match="outside"):
+                total._round_and_add([1.0])
+            assert not total._sum.any()
+        else:
             total._round_and_add([1.0])
-        assert not total._sum.any()
-    else:
-        total._round_and_add([1.0])
-        assert cells(total) == update
+            assert cells(total) == update
 
 
 @pytest.mark.parametrize("size", [10, 1000, 700_000])
 def test_an_ordinary_update_leaves_no_doubt(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bound of its length decides, so that exact integers are not waited for."""
+    """The bound of its length decides, so that exact integers are not waited for.
+
+    A step to measure it and one to add it; one for both where none was clipped before, whose
+    blocks are taken back in a third where that one has to be.
+    """
     total = open_sum(LatticeGaussian(), [np.zeros(size, np.float32)], flat(1.0))
     steps: list[Any] = []
     once = total._blocks.step
     monkeypatch.setattr(total._blocks, "step", lambda work: (steps.append(work), once(work)))
     rng = np.random.default_rng(size)
-    for scale in (1e-6, 1.0, 1e6):
+    expected = {"clipped": 2, "not clipped": 2, "again": 1, "clipped again": 3, "and again": 2}
+    for scale, count in zip((1.0, 1e-6, 1e-6, 1e6, 1.0), expected.values(), strict=True):
         steps.clear()
         total.add([scale * rng.standard_normal(size, dtype=np.float32)], weight=1.0)
-        assert len(steps) == 2
+        assert len(steps) == count
+
+
+@st.composite
+def singles(draw: st.DrawFn) -> tuple[list[Any], list[Any], float]:
+    """A model and a reply in single precision, and a norm: nasty, or ordinary and near the norm."""
+    if draw(st.booleans()):
+        reference, reply = draw(updates())
+        with np.errstate(over="ignore"):
+            reference, reply = ([a.astype(np.float32) for a in each] for each in (reference, reply))
+        return [np.nan_to_num(a, posinf=1, neginf=1) for a in reference], reply, draw(NORMS)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    sizes = draw(st.lists(st.integers(0, 600), min_size=1, max_size=4))
+    reference = [rng.standard_normal(n, dtype=np.float32) for n in sizes]
+    reply = [r + rng.standard_normal(r.size, dtype=np.float32) for r in reference]
+    return reference, reply, draw(st.floats(0.5, 2)) * (sum(sizes) or 1) ** 0.5
+
+
+@settings(max_examples=200, deadline=None)
+@given(singles(), st.floats(1e-6, 1.0), st.booleans())
+def test_every_way_of_adding_adds_the_same_bits(
+    update: tuple[list[Any], list[Any], float], weight: float, once: bool
+) -> None:
+    """By numpy and by kernels; measured before, or added as it is and taken back where wrong."""
+    reference, reply, norm = update
+    added = []
+    for mechanism in (LatticeGaussian(), ContinuousGaussian()):
+        for compiled in (False, True):
+            geometry = flat(norm, len(reference))
+            total = open_sum(mechanism, reference, geometry, compiled=compiled)
+            total._last_was_clipped = not (once and compiled)
+            outcome: Any
+            try:
+                outcome = total.add(reply, weight=weight)
+            except UpdateError as error:
+                outcome = str(error)
+            added.append((total._sum.tobytes(), outcome))
+    assert added[0] == added[1]
+    assert added[2] == added[3]
+
+
+def test_kernels_are_loaded_for_a_servers_sums_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client bounds one update a message, and must not wait for numba."""
+    monkeypatch.delitem(sys.modules, _sums._KERNELS, raising=False)
+    reference = [np.zeros(1 << 20, np.float32)]
+    total = LatticeGaussian().open(
+        reference, flat(1.0), noise_multiplier=0.0, randomness=SystemRandomness()
+    )
+    for updates_before in range(_sums._WORTH_KERNELS >> 20):
+        assert total._kernels is None, updates_before
+        total.add(reference, weight=1.0)
+    assert total._kernels is not None
+
+
+@pytest.mark.parametrize("length", [0.2, 1.1, 30.0, math.nan])
+@pytest.mark.parametrize(("threads", "compiled"), [(1, False), (3, False), (3, True)])
+def test_a_long_update_that_is_read_once_adds_the_same(
+    length: float, threads: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of its blocks are added before it is known to be too long; the others never."""
+    monkeypatch.setattr(_blocks, "_threads", lambda: threads)
+    rng = np.random.default_rng(1)
+    reply = rng.standard_normal(700_001, dtype=np.float32)
+    reply *= length / np.linalg.norm(reply)
+    added = []
+    for last_was_clipped in (True, False):
+        reference = [np.zeros_like(reply)]
+        total = open_sum(LatticeGaussian(), reference, flat(1.0), compiled=compiled)
+        total.add([np.full_like(reply, 1e-4)], weight=1.0)
+        before = total._sum.copy()
+        total._last_was_clipped = last_was_clipped
+        if math.isnan(length):
+            with pytest.raises(UpdateError, match="NaN"):
+                total.add([reply], weight=0.3)
+            np.testing.assert_array_equal(total._sum, before)
+        else:
+            assert total.add([reply], weight=0.3) == (length > 1)
+        added.append(total._sum)
+    np.testing.assert_array_equal(*added)
 
 
 @pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])

@@ -10,8 +10,6 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.mechanisms import (
@@ -20,16 +18,11 @@ from privacy.mechanisms import (
     add_gaussian,
     add_rounded_gaussian,
 )
-from privacy.mechanisms import _exact_arithmetic as _exact
 from privacy.mechanisms import _rejection_sampling as _proposals
 from privacy.mechanisms import gaussian as noise
-from privacy.mechanisms._exact_arithmetic import (
-    LazyUniform,
-    cumulative_bounds,
-    exp_bounds,
-    pick_cell,
-)
-from tests.privacy.mechanisms.draws import gaussian, rounded_gaussian
+from privacy.mechanisms._exact_arithmetic import nearest
+from privacy.mechanisms._proposal_table import CELLS
+from tests.privacy.mechanisms.draws import FarOut, gaussian, rounded_gaussian
 
 FALSE_ALARM = 1e-6
 
@@ -114,146 +107,42 @@ def test_draws_are_independent(draw):
             assert abs(correlation) < limit / np.sqrt(len(left))
 
 
-def test_the_fast_way_decides_as_the_exact_one():
+def test_what_doubles_cannot_round_is_rounded_exactly():
+    # A σ so wide that doubles often cannot decide, against exact arithmetic for every draw.
     count, sigma = 3_000, 2.0**40
-    batch = _proposals.propose_batch(count, SeededRandomness(16))
-    raw = SeededRandomness(16).bytes(16 * count)
-    places = np.frombuffer(raw, np.uint64, count)
-    accepts = np.frombuffer(raw, np.uint32, count, 8 * count)
-    tops = np.frombuffer(raw, np.uint16, count, 12 * count).astype(int)
-    rests = np.frombuffer(raw, np.uint16, count, 14 * count).astype(int)
-    assert not batch.settled
-    more = SeededRandomness(17)
-    for i in range(count):
-        place = LazyUniform(int(places[i]), 64, more)
-        j = _exact.propose(
-            LazyUniform(int(tops[i] << 15 | rests[i] >> 1), 31, more),
-            LazyUniform(int(accepts[i]), 32, more),
-            place,
-        )
-        assert batch.accepted[i] == (j is not None)
-        if j is not None:
-            assert batch.cell[i] == j
-            assert batch.sign[i] == (-1 if rests[i] & 1 else 1)
-    # Rounding: a σ so wide that doubles often cannot decide, against exact arithmetic.
-    values = rounded_gaussian(count // 2, sigma=sigma, randomness=SeededRandomness(16))
-    size = noise_batch_size(count // 2)
-    batch = _proposals.propose_batch(size, SeededRandomness(16))
-    exact = [
-        int(batch.sign[i])
-        * _exact.rounded(
-            int(batch.cell[i]), LazyUniform(int(batch.raw_place[i]), 64, more), Fraction(sigma)
-        )
-        for i in np.flatnonzero(batch.accepted)
-    ]
-    assert values.tolist() == exact[: count // 2]
+    sampler = _proposals.Sampler(SeededRandomness(16))
+    draws = sampler.draw(count)
+    width = Fraction(sigma) / CELLS
+    exact = [nearest(sampler.settle(draws, i), width) for i in range(count)]
+    assert rounded_gaussian(count, sigma=sigma, randomness=SeededRandomness(16)).tolist() == exact
+    continuous = gaussian(count, sigma=sigma, randomness=SeededRandomness(16))
+    assert np.abs(continuous - exact).max() <= 0.5 + 2.0**-8
+    at_place = [sampler.settle(draws, i) for i in range(count)]
+    reals = [draw.sign * width * (draw.cell + draw.place.low) for draw in at_place]
+    for mine, real in zip(continuous, reals, strict=True):
+        assert abs(Fraction(mine) - real) <= abs(real) * Fraction(1, 1 << 51) + Fraction(
+            sigma
+        ) * Fraction(1, 1 << 57)
 
 
 def test_half_integers_are_decided_exactly():
-    # A σ for which the first draw lies next to a half-integer, where doubles are no judge.
+    # A σ for which the draw lies next to a half-integer, where doubles are no judge.
     for seed in range(200):
-        batch = _proposals.propose_batch(noise_batch_size(1), SeededRandomness(seed))
-        i = int(np.flatnonzero(batch.accepted)[0])
-        j, k = int(batch.cell[i]), 10**9 + seed
-        x = (j + Fraction(float(batch.place[i]))) / 16
-        sigma = float((k + Fraction(1, 2)) / x)
-        place = LazyUniform(int(batch.raw_place[i]), 64, SeededRandomness(seed + 1))
-        exact = int(batch.sign[i]) * _exact.rounded(j, place, Fraction(sigma))
+        sampler = _proposals.Sampler(SeededRandomness(seed), size=1)
+        draw = sampler.settle(sampler.draw(1), 0)
+        k = 10**9 + seed
+        sigma = float((k + Fraction(1, 2)) * CELLS / (draw.cell + draw.place.low))
+        exact = nearest(draw, Fraction(sigma) / CELLS)
         assert abs(exact) in (k, k + 1)
         drawn = rounded_gaussian(1, sigma=sigma, randomness=SeededRandomness(seed))
         assert drawn.tolist() == [exact]
 
 
-def noise_batch_size(size):
-    """How many proposals the first batch for ``size`` draws makes."""
-    sizes = []
-
-    def draws(count):
-        sizes.append(count)
-        return np.zeros(count, dtype=np.int64)
-
-    _proposals.add_accepted(np.zeros(size, dtype=np.int64), draws)
-    return sizes[0]
-
-
-def test_the_exact_way_alone_has_the_right_distribution():
-    # No bit known in advance: every decision is made by lazily extended bits.
-    randomness, sigma, values = SeededRandomness(18), Fraction(7, 10), []
-    while len(values) < 4_000:
-        place = LazyUniform(0, 0, randomness)
-        j = _exact.propose(LazyUniform(0, 0, randomness), LazyUniform(0, 0, randomness), place)
-        if j is not None:
-            sign = 1 - 2 * (randomness.bytes(1)[0] & 1)
-            values.append(sign * _exact.rounded(j, place, sigma))
-    assert chi_square_p(np.array(values), 0.7) > FALSE_ALARM
-
-
-def test_no_tail_is_cut():
-    # The 31 bits 0…0 leave infinitely many cells: those with C(j) < 2⁻³¹.
-    randomness = SeededRandomness(19)
-    cells = np.array([pick_cell(LazyUniform(0, 31, randomness)) for _ in range(3_000)])
-    weights = np.array([float(mpmath.exp(-mpmath.mpf(j * j) / 512)) for j in range(400)])
-    tail = np.cumsum(weights[::-1])[::-1] / weights.sum()
-    first = int(np.flatnonzero(tail * 2.0**31 < 1)[0]) - 1
-    conditional = np.minimum(tail * 2.0**31, 1.0)
-    probabilities = conditional[first:-1] - conditional[first + 1 :]
-    assert cells.min() >= first
-    shown = probabilities * len(cells) >= 10
-    last = int(np.flatnonzero(shown)[-1])
-    counts = np.bincount(cells - first, minlength=last + 1)
-    counts = np.append(counts[: last + 1], counts[last + 1 :].sum())
-    expected = np.append(probabilities[: last + 1], probabilities[last + 1 :].sum()) * len(cells)
-    assert stats.chisquare(counts, expected).pvalue > FALSE_ALARM
-
-
-class FarOut(SeededRandomness):
-    """A seed whose proposals all have the cell bits 0…0, which doubles cannot decide."""
-
-    def bytes(self, count):
-        drawn = super().bytes(count)
-        return drawn[: count - count // 4] + bytes(count // 4) if count > 16 else drawn
-
-
 @pytest.mark.parametrize("draw", [gaussian, rounded_gaussian])
-def test_what_doubles_cannot_decide_is_settled_exactly(draw):
+def test_the_far_tail_reaches_the_noise(draw):
     x = draw(200, sigma=2.0**20, randomness=FarOut(23)) / 2.0**20
-    # |Z| beyond the cells with C(j) ≥ 2⁻³¹, and falling off as the normal tail does there.
-    assert 6.0 < x.min() < x.max() < 8.5
-    tail = stats.norm.sf(x) / stats.norm.sf(x.min())
-    assert stats.kstest(tail, "uniform").pvalue > FALSE_ALARM
-
-
-@settings(deadline=None)
-@given(x=st.fractions(0, 20, max_denominator=10**6), precision=st.integers(8, 200))
-def test_exponential_bounds_enclose(x, precision):
-    low, high = exp_bounds(x, precision)
-    with mpmath.workprec(precision + 60):
-        exact = mpmath.exp(-mpmath.mpf(x.numerator) / x.denominator) * 2**precision
-    assert low <= exact <= high
-    assert high - low <= 64
-
-
-@pytest.mark.parametrize("precision", [64, 128, 192])
-def test_cumulative_bounds_enclose(precision):
-    bounds = cumulative_bounds(precision)
-    with mpmath.workprec(precision + 200):
-        weights = [mpmath.exp(-mpmath.mpf(j * j) / 512) for j in range(800)]
-        total = mpmath.fsum(weights)
-        for j in range(0, len(bounds), 7):
-            exact = mpmath.fsum(weights[j:]) / total * 2**precision
-            assert bounds[j][0] <= exact <= bounds[j][1]
-            assert bounds[j][1] - bounds[j][0] <= 4
-
-
-def test_a_guide_that_disagrees_with_the_cells_would_show():
-    guide, thresholds = _proposals.cell_guide()
-    assert (thresholds >> 15).max() < 1 << 16
-    for top in [0, 1, 77, 4_000, 31_337, 65_000, 65_535]:
-        for rest in (0, 1 << 14, (1 << 15) - 1):
-            if guide[top] != _proposals.CROSSED:
-                exact = pick_cell(LazyUniform(top << 15 | rest, 31, SeededRandomness(20)))
-                assert guide[top] == exact
-    assert np.count_nonzero(guide == _proposals.CROSSED) <= len(thresholds)
+    assert 6.0 <= np.abs(x).min() < np.abs(x).max() < 14
+    assert abs(np.sign(x).sum()) < 80
 
 
 @pytest.mark.parametrize("draw", [gaussian, rounded_gaussian])

@@ -19,7 +19,7 @@ from privacy.mechanisms import (
     SystemRandomness,
     lattice_radius,
 )
-from privacy.mechanisms import bounded_sums as sums
+from privacy.mechanisms import blockwise_sums as sums
 from privacy.mechanisms.errors import UpdateError
 from privacy.secure_aggregation import RoundTerms
 

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from privacy.mechanisms import Randomness, SeededRandomness, SystemRandomness
+from privacy.mechanisms import (
+    KeyedRandomness,
+    Randomness,
+    SeededRandomness,
+    SystemRandomness,
+)
 
 FALSE_ALARM = 1e-6
 
@@ -65,6 +70,18 @@ def test_every_draw_is_keyed_by_the_operating_system_alone(count, monkeypatch):
     # The same key gives the same draw: nothing else went into it, no state was kept.
     monkeypatch.setattr(os, "urandom", lambda size: asked[0])
     assert SystemRandomness().bytes(count) == source.bytes(count) == drawn[0]
+    room = np.zeros(count, dtype=np.uint8)
+    source.fill(room)
+    assert room.tobytes() == drawn[0]
+
+
+@pytest.mark.parametrize("make", [lambda: SeededRandomness(3), lambda: KeyedRandomness(bytes(32))])
+def test_bytes_written_to_an_array_are_those_that_would_be_returned(make):
+    source, other = make(), make()
+    for count in (0, 5, 1 << 16, 150_001):
+        room = np.zeros(count, dtype=np.uint8)
+        source.fill(room)
+        assert room.tobytes() == other.bytes(count)
 
 
 def test_the_cipher_is_aes_256_in_counter_mode(monkeypatch):

@@ -14,6 +14,7 @@ from scipy import stats
 from privacy.accounting import FixedSize, Full, Poisson
 from privacy.mechanisms import PersonSum, SeededRandomness, SiloGaussian
 from privacy.secure_aggregation import RoundTerms
+from privacy.secure_aggregation._masking import centred, ring_bits
 
 FALSE_ALARM = 1e-6
 
@@ -28,8 +29,8 @@ def vectors(rows: Any, size: int, dtype: Any = np.float64) -> Any:
     return arrays.arrays(dtype, st.tuples(rows, st.just(size)), elements=ANY)
 
 
-def summed(persons: Any, radius: int, norm: float = 1.0) -> Any:
-    total = PersonSum(persons.shape[1], clipping_norm=norm, radius=radius)
+def summed(persons: Any, radius: int, norm: float = 1.0, limit: int | None = None) -> Any:
+    total = PersonSum(persons.shape[1], clipping_norm=norm, radius=radius, limit=limit)
     total.add(persons)
     return total.integers()
 
@@ -52,13 +53,16 @@ def within(integers: Any, mechanism: SiloGaussian) -> bool:
 def test_one_person_moves_a_sum_by_no_more_than_is_charged(
     size: int, bits: int, norm: float, data: st.DataObject
 ) -> None:
-    """Any values beside any others', any radius and norm; exact arithmetic decides."""
+    """Any values beside any others', any radius, norm and limit; exact arithmetic decides."""
     mechanism = SiloGaussian(3, 1, radius=1 << bits)
     others = data.draw(vectors(st.integers(0, 6), size))
     person = data.draw(vectors(st.just(1), size))
     place = data.draw(st.integers(0, len(others)))
     everybody = np.concatenate([others[:place], person, others[place:]])
-    without, with_person = (summed(rows, mechanism.radius, norm) for rows in (others, everybody))
+    limit = data.draw(st.none() | st.integers(1, 2 << bits))
+    without, with_person = (
+        summed(rows, mechanism.radius, norm, limit) for rows in (others, everybody)
+    )
     assert within(with_person - without, mechanism)
 
 
@@ -188,6 +192,40 @@ def test_sums_fit_the_ring(sampling: Any) -> None:
     RoundTerms(run=bytes(16), number=1, size=1000, bound=bound, min_clients=8)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(-60, 60), min_size=3, max_size=8),
+    st.integers(1, 80),
+    st.sampled_from([Poisson(0.1), Full()]),
+    st.floats(0.01, 100),
+)
+def test_no_sum_wraps_around_its_ring_whatever_silos_hold(
+    held: list[int], persons: int, sampling: Any, z: float
+) -> None:
+    """Silos of so many persons, all at the norm in one direction, with N said to be any number."""
+    mechanism, silos = SiloGaussian(3, 1), len(held)
+    bound = mechanism.bound(parameters=2, noise_multiplier=z, persons=persons, sampling=sampling)
+    opened = np.zeros(2, np.int64)
+    for count in held:
+        total = mechanism.open_sum(2, clipping_norm=1.0, persons=persons, sampling=sampling)
+        total.add(np.tile([[0.0, float(np.sign(count))]], (abs(count), 1)))
+        opened += total.integers()
+    noise = math.ceil(10 * math.sqrt(silos * mechanism.share_variance(z)))
+    bits = ring_bits(silos, bound)
+    for extreme in (opened - noise, opened + noise):
+        assert np.array_equal(centred(extreme.astype(np.uint64) % (1 << bits), bits), extreme)
+    if sampling == Full() and sum(map(abs, held)) <= persons:
+        each = mechanism.radius * (1 - 2.0**-20)
+        assert abs(opened[1] - sum(held) * each) <= silos
+
+
+def test_a_sum_that_is_cut_says_so_in_the_silos_log(caplog: pytest.LogCaptureFixture) -> None:
+    cells = SiloGaussian(3).open_sum(2, clipping_norm=1.0, persons=2)
+    cells.add(np.tile([[1.0, 0.0]], (3, 1)))
+    assert cells.integers().tolist() == [2 * (1 << 16), 0]
+    assert "1 of 2 numbers of this silo's sum are cut" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("given", "error", "match"),
     [
@@ -215,5 +253,5 @@ def test_more_persons_than_64_bits_hold_are_still_added_exactly() -> None:
     for _ in range(17):
         together.add(block)
     one.add(block[:1])
-    each = int(one._sum[0])  # in 2⁻²⁰ cells
+    each = int(one._together[0])  # in 2⁻²⁰ cells
     assert together.integers()[0] == (17 * (1 << 19) * each + (1 << 19)) >> 20

@@ -108,6 +108,20 @@ def test_more_persons_for_testing_than_for_training_do_not_wrap(tmp_path: Path) 
     assert float(result.evaluate_metrics_clientapp[1]["persons"]) == pytest.approx(160, abs=15)
 
 
+def test_more_for_testing_than_anybody_said_are_cut_and_do_not_wrap(
+    tmp_path: Path, console: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """40 in each of four silos, beside 2 of all: each is cut to 8, which is far above 2 still."""
+    strategy = strategy_of(tmp_path, persons=2, evaluation=EVALUATION)
+    result = strategy.start(InProcessGrid(silo_app(), 4), initial(), num_rounds=1)
+    cut = 4 * 8 * math.sqrt(2)
+    assert float(result.evaluate_metrics_clientapp[1]["persons"]) == pytest.approx(cut, abs=15)
+    (line,) = lines(console)
+    assert "far above persons = 2" in line
+    assert any("This silo alone has 40 persons, and persons = 2" in line for line in console)
+    assert "numbers of this silo's sum are cut" in caplog.text
+
+
 def test_silos_that_all_take_part_are_no_reason_to_warn(tmp_path: Path, console: list[str]) -> None:
     strategy = strategy_of(tmp_path, evaluation=EVALUATION)
     grid = InProcessGrid(silo_app(), 4)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.serverapp.strategy import Strategy
 from scipy import stats
 
@@ -36,8 +37,10 @@ from strategies import (
     NoisedMetrics,
     PerLayerClipping,
     PublicMetrics,
+    decline,
 )
 from strategies.errors import NoUsableReplyError
+from strategies.secure_aggregation import is_invitation
 from tests.strategies.federation import client_app, model
 from tests.strategies.secure_aggregation.federation import (
     CURIOUS,
@@ -46,6 +49,7 @@ from tests.strategies.secure_aggregation.federation import (
     Wire,
     asked,
     forged,
+    mod,
     said,
     secure,
     secure_app,
@@ -236,10 +240,12 @@ def test_no_reply_holds_anything_but_protocol_bytes(adversary: Adversary, tmp_pa
     assert len(set(masked)) == NODES
     counts = np.bincount(np.frombuffer(b"".join(masked), np.uint8), minlength=256)
     assert stats.chisquare(counts).pvalue > 1e-6
-    # Beside the protocol the server sends the model and how it is bounded, in one stage only.
+    # Beside the protocol the server sends the model and how it is bounded, in one stage only, and
+    # the round's configuration with the invitation too.
+    beside = {Kind.INVITATION: {"config"}, Kind.PARTICIPANTS: {"arrays", "config"}}
     for message in wire.requests:
-        beside = set(message.content) - {KEY}
-        assert beside == ({"arrays", "config"} if asked(message) is Kind.PARTICIPANTS else set())
+        assert set(message.content) - {KEY} == beside.get(asked(message), set())
+        assert is_invitation(message) is (asked(message) is Kind.INVITATION)
 
 
 def failing(partition: int, number: int, arrays: list[Any]) -> list[Any]:
@@ -262,6 +268,26 @@ def test_what_goes_wrong_at_a_client_stays_there(update: Any, tmp_path: Path) ->
     assert len(wire.replies) == NODES * len(STAGES[CURIOUS])
     masked = [said(reply) for reply in wire.replies if said(reply)[4] == Kind.MASKED_UPDATE]
     assert len({len(message) for message in masked}) == 1
+    grid = InProcessGrid(client_app(drift), NODES)
+    grid.offline = {4}
+    assert_same(ours, final(strategy_of(tmp_path / "plain", NODES, 9, None), grid, model((9,)), 1))
+
+
+@pytest.mark.parametrize("invited", [True, False], ids=["at the invitation", "in training"])
+def test_a_decline_is_sent_and_the_others_go_on(invited: bool, tmp_path: Path) -> None:
+    """By a mod in front, which sees the invitation, or by the app, whose client then drops out."""
+
+    def declining(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        if context.node_config["partition-id"] == 3 and is_invitation(message) is invited:
+            assert message.content.config_records["config"]["server-round"] == 1
+            return decline(message, "its budget is spent")
+        return call_next(message, context)
+
+    mods = [declining, mod()] if invited else [mod(), declining]
+    wire = Wire(client_app(drift, mods=mods), NODES)
+    ours = final(strategy_of(tmp_path / "masked", NODES, 9, secure()), wire, model((9,)), 1)
+    (declined,) = [reply for reply in wire.replies if reply.has_error()]
+    assert (declined.metadata.src_node_id, declined.error.reason) == (4, "its budget is spent")
     grid = InProcessGrid(client_app(drift), NODES)
     grid.offline = {4}
     assert_same(ours, final(strategy_of(tmp_path / "plain", NODES, 9, None), grid, model((9,)), 1))
@@ -348,7 +374,7 @@ def test_a_round_that_anybody_joined_is_paid(tmp_path: Path, with_mod: int) -> N
     grid = InProcessGrid(app, NODES)  # type: ignore[arg-type]
     result = strategy_of(tmp_path, NODES, 9, secure()).start(grid, model((9,)), num_rounds=1)
     assert result.privacy is not None
-    assert result.privacy.stopped is None
+    assert "too few clients joined" in str(result.privacy.stopped)
     assert {record.round for record in read_ledger(tmp_path / "ledger.jsonl").records} == {1}
 
 
