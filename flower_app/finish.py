@@ -210,9 +210,7 @@ def _draw(
         partitions = partitions_of(settings, inputs.dataset, holders)
         spec, task = spec_of(settings), settings.own_task
         plots.plot_holdings(
-            picture(
-                "holdings", "Simulation: not private. The labels of what each of the first holds."
-            ),
+            picture("holdings", "Simulation: not private. The labels of what each of them holds."),
             counts=plots.label_counts(
                 partitions, np.asarray(inputs.dataset.train.labels), spec.classes
             ),

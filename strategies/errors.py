@@ -54,8 +54,9 @@ class Fault(StrEnum):
     NO_MOD = (
         "the client's app answered without the secure-aggregation protocol, by an exception or by "
         "a reply in the clear: it needs ClientApp(mods=[SecureAggregationMod(ClientPolicy(…))]), "
-        "see docs/how-to/secure-aggregation.md; if it has that, another of its mods failed, and "
-        "the node's own log has the traceback"
+        "see docs/how-to/secure-aggregation.md, or in a run over silos a train function that calls "
+        "answer_silo; if it has that, another of its mods failed, and the node's own log has the "
+        "traceback"
     )
     PROTOCOL = "it is no message of the secure-aggregation protocol, or not one for this round"
     DECLINED = (

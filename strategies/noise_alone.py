@@ -18,6 +18,7 @@ from privacy.audit.experiment import LESS_NOISE
 from privacy.correlated_noise import CorrelatedMechanism
 from privacy.mechanisms import DistributedGaussian
 from privacy.secure_aggregation import Identity
+from strategies.accounted_strategy import AccountedStrategy
 from strategies.canary_clients import CountingGrid, protocol_mods
 from strategies.clipping import AdaptiveClipping
 from strategies.dp_fedavg import DPFedAvg
@@ -41,7 +42,8 @@ def noise_alone(
         return {}
     mods = protocol_mods(strategy, identities, nodes=nodes)
     grid = CountingGrid(_still_clients(strategy, mods), nodes, strategy)
-    rows = _noise_of_rounds(strategy, grid, arrays, rounds)
+    rows = updates_of_rounds(strategy, grid, arrays, rounds=rounds)
+    rows *= strategy.denominator / strategy.clipping.norm
     if isinstance(mechanism, CorrelatedMechanism) and isinstance(sampling, CyclicGroups):
         momentum = float(getattr(strategy.optimizer, "momentum", 0.0))
         factor = mechanism.factor(rounds=rounds, momentum=momentum, groups=sampling.groups)
@@ -75,10 +77,10 @@ def _still_clients(strategy: DPFedAvg, mods: Sequence[SecureAggregationMod]) -> 
     return app
 
 
-def _noise_of_rounds(
-    strategy: DPFedAvg, grid: Grid, arrays: ArrayRecord, rounds: int
+def updates_of_rounds(
+    strategy: AccountedStrategy, grid: Grid, arrays: ArrayRecord, *, rounds: int
 ) -> npt.NDArray[np.float64]:
-    """The sums that a run's optimizer steps along, in clipping norms, (rounds, parameters)."""
+    """The noisy averages that a run's optimizer steps along, (rounds that opened, parameters)."""
     steps: list[npt.NDArray[np.float64]] = []
     optimizer = strategy.optimizer
     inner = optimizer.step
@@ -89,7 +91,7 @@ def _noise_of_rounds(
 
     optimizer.step = step  # type: ignore[method-assign, assignment]
     strategy.start(grid, arrays, num_rounds=rounds)
-    return np.array(steps) * strategy.denominator / strategy.clipping.norm
+    return np.array(steps)
 
 
 def _shares(strategy: DPFedAvg, parameters: int) -> float:

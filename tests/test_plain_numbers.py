@@ -54,6 +54,7 @@ from privacy.audit import (
     curve_p_value,
     epsilon_lower_bound,
     independent_cohorts_p_value,
+    invert_batch,
     judge,
     little_noise_p_value,
     match_gradient,
@@ -397,6 +398,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Named]] = {
     "one_hot_records": (
         lambda **given: one_hot_records(shape=(2, 2), **given).tolist(),
         {"count": 2, "height": 0.5},
+    ),
+    "invert_batch": (
+        lambda **given: invert_batch(torch.eye(3), torch.ones(3), **given).tolist(),
+        {"examples": 1, "tries": 4, "seed": 5},
     ),
     "match_gradient": (
         lambda **given: match_gradient(LINEAR, UPDATE, shape=(4,), **given).tolist(),

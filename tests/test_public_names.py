@@ -14,6 +14,7 @@ PACKAGES = (
     "privacy.shared_inference",
     "privacy.training",
     "strategies",
+    "strategies.distributed_dpsgd",
 )
 
 

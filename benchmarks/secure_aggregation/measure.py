@@ -16,6 +16,7 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from benchmarks.harness import Log, Row, Spread, interleave
 from benchmarks.secure_aggregation.picture import draw_costs
 from benchmarks.secure_aggregation.updates import encoding_rows, rounding_rows
+from benchmarks.secure_aggregation.whole_rounds import whole_round_rows
 from privacy.mechanisms import SystemRandomness
 from privacy.secure_aggregation import (
     Adversary,
@@ -60,7 +61,7 @@ def run(*, quick: bool, log: Log) -> list[Row]:
             for dropout in (0.0, 0.3) if quick else (0.0, 0.05, 0.3):
                 rows += _round(clients, size, dropout, ServerModel.HONEST_BUT_CURIOUS, log)
         rows += _round(100, size, 0.05, ServerModel.MALICIOUS, log)
-    return rows
+    return rows if quick else rows + whole_round_rows(log)
 
 
 def _masks(quick: bool) -> list[Row]:

@@ -17,6 +17,7 @@ from flower_app.tasks import (
     node_examples,
     read_holdings,
     read_task,
+    server_examples,
     unused_columns,
 )
 from privacy.accounting import large_delta
@@ -48,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
         return _tell(task, place, [examples], examples.notes, examples.faults)
     if place.suffix == ".toml":
         task = read_task(place)
+        if not (task.holders or task.table):
+            return _tell_server(task, place)
         held = read_holdings(task)
         notes, faults = _beside(task, held)
         status = _tell(task, place, held.training, [*held.notes, *notes], [*held.faults, *faults])
@@ -65,12 +68,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tell_server(task: Task, place: Path) -> int:
+    """Check the task of a deployment, in which nodes alone have data to train on."""
+    tests = server_examples(task)
+    status = _tell(task, place, [tests], tests.notes, tests.faults, use="test")
+    print("No data to train on: those of a deployment lie on its nodes.")
+    return status
+
+
 def _tell(
     task: Task,
     place: Path,
     parts: Sequence[Examples],
     notes: Sequence[str],
     faults: Sequence[str],
+    *,
+    use: str = "train",
 ) -> int:
     for fault in faults:
         print(fault, file=sys.stderr)
@@ -80,7 +93,7 @@ def _tell(
     labels = np.concatenate([part.labels for part in parts])
     counts = np.bincount(labels, minlength=len(task.classes))
     verdict = "can be used, without what is named above" if faults else "is good"
-    print(f"{place} {verdict}: {counted(total, *task.things)} to train on.")
+    print(f"{place} {verdict}: {counted(total, *task.things)} to {use} on.")
     print(
         "Of each class: "
         + ", ".join(

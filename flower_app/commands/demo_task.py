@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_app.errors import CommandFailedError, DataError
-from flower_app.tasks import Task, read_cells, read_task
+from flower_app.tasks import Task, canonical, folder_of_holders, read_cells, read_task
 
 _MOST_SILOS = 8
 _TEST_SHARE = re.compile(r"^[ \t]*test-share[ \t]*=.*$", re.MULTILINE)
@@ -71,7 +71,7 @@ def divide_task(task: Task, folder: Path) -> DemoTask:
     if task.table is not None:
         held, test = _divided(task, task.table, folder)
     else:
-        held, test = _holders(task.holders or Path()), None
+        held, test = _holders(folder_of_holders(task)), None
     if len(held) != task.silos:
         raise DataError(
             f"the task {task.name!r} says silos = {task.silos}, and there are data of {len(held)}: "
@@ -103,18 +103,19 @@ def _holders(place: Path) -> dict[str, Path]:
 
 def _divided(task: Task, table: Path, folder: Path) -> tuple[dict[str, Path], Path | None]:
     """A CSV file of each silo, and the server's of test rows if the task names none."""
-    header, rows, _, _ = read_cells(table)
+    header, rows, commas, _ = read_cells(table)
+    mark = ";" if commas else ","  # beside which a comma may be decimal
     at = header.index(task.client)
-    names = sorted({row[at] for row in rows if row[at]})
+    names = sorted({canonical(row[at]) for row in rows if row[at]})
     draw = random.Random(0)  # noqa: S311 - nobody is protected by who is kept for the test
     made = folder / "divided"
     made.mkdir(parents=True)
     files: dict[str, Path] = {}
     kept: list[Sequence[str]] = []
     for number, name in enumerate(names):
-        own = [row for row in rows if row[at] == name]
+        own = [row for row in rows if canonical(row[at]) == name]
         whose = header.index(task.person) if task.person else None
-        persons = [str(i) if whose is None else row[whose] for i, row in enumerate(own)]
+        persons = [str(i) if whose is None else canonical(row[whose]) for i, row in enumerate(own)]
         tested: set[str] = set()
         if task.test is None:
             each = sorted(set(persons))
@@ -123,11 +124,11 @@ def _divided(task: Task, table: Path, folder: Path) -> tuple[dict[str, Path], Pa
         divided: tuple[list[Sequence[str]], list[Sequence[str]]] = ([], [])
         for row, who in zip(own, persons, strict=True):
             divided[who in tested].append(row)
-        _write(files[name], header, divided[0])
+        _write(files[name], header, divided[0], mark)
         kept += divided[1]
     if task.test is not None:
         return files, None
-    _write(made / "test.csv", header, kept)
+    _write(made / "test.csv", header, kept, mark)
     return files, made / "test.csv"
 
 
@@ -167,6 +168,6 @@ def _copy(task: Task, home: Path, text: str | None = None, *, test: Path | None 
     return file
 
 
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], mark: str) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
+        csv.writer(file, delimiter=mark).writerows([header, *rows])

@@ -1,6 +1,7 @@
 """Questions to a model of a user's own data: rows of CSV files, rows as values, pictures."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.errors import DataError
+from flower_app.pictures.endings import PICTURES
+from flower_app.settings import is_file, is_folder
 from flower_app.tasks import (
-    PICTURE_ENDINGS,
     Task,
     encoded,
     picture_files,
     read_picture,
     read_questions,
 )
+
+_OF_A_LINE = re.compile(r" \(such as line 1\)$| in line 1(?=\)$)")  # a typed row is in no file
 
 Question = tuple[int, str, NDArray[Any] | DataError]
 """The number of its file, its own name, and its inputs or the reason why there are none."""
@@ -30,16 +34,16 @@ def find_questions(path: Path, task: Task) -> list[Path]:
     DataError
         If there is none.
     """
-    if path.is_dir():
+    if is_folder(path):
         if task.pictures:
             files = picture_files(path)
         else:
             files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")
         if not files:
-            endings = ", ".join(PICTURE_ENDINGS) if task.pictures else ".csv"
+            endings = ", ".join(PICTURES) if task.pictures else ".csv"
             raise DataError(f"{path} holds nothing to ask about; files end in {endings}")
         return files
-    if path.is_file() or (not task.pictures and "=" in str(path)):
+    if is_file(path) or (not task.pictures and "=" in str(path)):
         return [path]
     example = ", ".join(f"{column.name}=..." for column in task.columns[:2])
     raise DataError(
@@ -64,9 +68,12 @@ def _questions(
     file: Path, task: Task, notify: Callable[[str], None]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     if task.pictures:
-        yield file.name, read_picture(file, task.pictures)[0]
+        picture = read_picture(file, task.pictures)
+        for note in picture.notes:
+            notify(f"{file.name}: {note}")
+        yield file.name, picture.values
         return
-    if not file.is_file():
+    if not is_file(file):
         yield str(file), _row(str(file), task, notify)
         return
     rows, notes = read_questions(file, task.columns)
@@ -99,6 +106,6 @@ def _row(text: str, task: Task, notify: Callable[[str], None]) -> NDArray[np.flo
     at = {name: place for place, name in enumerate(names)}
     inputs, notes = encoded(task.columns, [list(cells.values())], [1], at, commas=False)
     for note in notes:
-        notify(note)
+        notify(_OF_A_LINE.sub("", note))
     row: NDArray[np.float32] = inputs[0]
     return row

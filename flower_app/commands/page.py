@@ -10,7 +10,7 @@ from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.tasks import read_task, task_spec
 from privacy.files import write_durably
 from privacy.inference import InputContract
-from privacy.inference_service import Page
+from privacy.inference_service import Choice, Page
 
 
 def add_command(commands: Any) -> None:
@@ -67,9 +67,20 @@ def _table_spec(path: Path) -> ModelSpec:
 
 def page_of(spec: ModelSpec, *, service: str = "") -> Page:
     """The page for a model of images of digits, or of a table's rows."""
-    contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
+    contract = InputContract(
+        spec.shape, (spec.low, spec.high), spec.classes, feature_names=spec.feature_names
+    )
     if spec.kind == "own":
         title = "Ask about a row, without showing it"
-        return Page(title, contract, "numbers", spec.feature_names, service=service)
+        choices = tuple(Choice(*each) for each in spec.choices)
+        return Page(
+            title,
+            contract,
+            "numbers",
+            spec.feature_names,
+            service=service,
+            choices=choices,
+            may_be_empty=True,
+        )
     title = "Ask about a digit, without showing it"
     return Page(title, contract, spec.kind, service=service)

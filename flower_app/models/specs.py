@@ -14,9 +14,10 @@ class ModelSpec:
     It sees of an image the ``kind`` of ``flower_app.data.encode``, or of a user's ``own`` data
     what their task says: an array of ``shape`` with every value from ``low`` to ``high`` whatever
     the example (for a vector also one end for each feature). It gives ``classes`` logits, called
-    ``class_names`` where they have names, and ``feature_names`` are those of a user's table. Its
-    layers have ``parameters``, in all; 0 where the model must be made to count them. Its logits are
-    polynomials of the inputs where ``in_ckks``; shares take the others as well.
+    ``class_names`` where they have names, and ``feature_names`` are those of a user's table, in
+    which ``choices`` belong together: a column's name, the place of its first feature, and its
+    categories. Its layers have ``parameters``, in all; 0 where the model must be made to count
+    them. Its logits are polynomials of the inputs where ``in_ckks``; shares take the others too.
     """
 
     name: str
@@ -29,6 +30,7 @@ class ModelSpec:
     in_ckks: bool = True
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    choices: tuple[tuple[str, int, tuple[str, ...]], ...] = ()
 
 
 MODELS: Mapping[str, ModelSpec] = {

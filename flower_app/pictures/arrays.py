@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.errors import DataError
-from flower_app.pictures.decoding import from_16_bits, on_visible_ground
-from flower_app.pictures.digits import SIDE, Grey
+from flower_app.pictures.decoding import Grey, from_16_bits, on_visible_ground
+from flower_app.pictures.digits import SIDE
 
 ARRAYS = (".npy", ".npz")
 TABLES = (".csv", ".tsv")

@@ -5,15 +5,19 @@ Messages of errors continue the picture's name.
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flower_app.errors import DataError
-from flower_app.pictures.digits import Grey
 
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+Grey = NDArray[np.float64]
+"""Shape (height, width), from 0 (black) to 255 (white)."""
+
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 _ORIENTATION = 0x0112  # of EXIF
 _UPRIGHT = 1
@@ -30,21 +34,40 @@ class NoPictureError(DataError):
     """Bytes that are no picture of a supported kind."""
 
 
-def read_picture(content: bytes) -> tuple[Grey, list[str]]:
-    """Decode one picture: grey (height, width) from 0 to 255, and notes of changes.
+@dataclass(frozen=True)
+class Opened:
+    """One picture, upright.
+
+    Attributes
+    ----------
+    image : Image
+    numbers : ndarray or None
+        From 0 to 65535, where it has 16 bits a pixel.
+    notes : list of str
+        What was changed, in words.
+    """
+
+    image: Image.Image
+    numbers: Grey | None
+    notes: list[str]
+
+
+@contextmanager
+def opened(content: bytes) -> Iterator[Opened]:
+    """Open one picture for the block.
 
     Raises
     ------
     NoPictureError
         If it is none.
     DataError
-        If it is damaged, or cannot be seen as one grey picture.
+        If it is damaged, has 32 bits a pixel, or is several.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                return _grey(picture)
+                yield _upright(picture)
         except UnidentifiedImageError as error:
             raise NoPictureError("is no picture") from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -57,36 +80,59 @@ def read_picture(content: bytes) -> tuple[Grey, list[str]]:
             raise DataError(f"cannot be read as a picture, it is damaged: {error}") from error
 
 
-def _grey(picture: Image.Image) -> tuple[Grey, list[str]]:
+def read_picture(content: bytes) -> tuple[Grey, list[str]]:
+    """Decode one picture: grey (height, width) from 0 to 255, and notes of changes.
+
+    Raises
+    ------
+    NoPictureError
+        If it is none.
+    DataError
+        If it is damaged, or cannot be seen as one grey picture.
+    """
+    with opened(content) as picture:
+        return _grey(picture)
+
+
+def _upright(picture: Image.Image) -> Opened:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":  # of which a camera's further pictures are previews
         raise DataError(f"holds {frames} pictures; save the one to ask about by itself")
-    alpha, notes = None, []
+    notes = []
     if picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
         notes.append("turned as its camera held it")
     upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith("I;16"):
-        values = np.asarray(upright).astype(np.float64)
-        transparent = upright.info.get("transparency")
-        alpha = None if transparent is None else np.where(values == transparent, 0.0, 255.0)
-        grey, note = from_16_bits(values)
-        notes.append(note)
-    elif upright.mode == "I" and picture.format == "PPM":
-        grey, note = from_16_bits(np.asarray(upright, dtype=np.float64))
-        notes.append(note)
+    numbers = None
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format == "PPM"):
+        numbers = np.asarray(upright).astype(np.float64)
     elif upright.mode in ("I", "F"):
         raise DataError("has 32 bits a pixel; save it with 8 or 16")
-    elif upright.has_transparency_data:
-        layers = upright.convert("RGBA")
+    return Opened(upright, numbers, notes)
+
+
+def _grey(picture: Opened) -> tuple[Grey, list[str]]:
+    alpha, notes, image = None, [*picture.notes], picture.image
+    if picture.numbers is not None:
+        alpha = transparency(picture)
+        grey, note = from_16_bits(picture.numbers)
+        notes.append(note)
+    elif image.has_transparency_data:
+        layers = image.convert("RGBA")
         alpha = np.asarray(layers.getchannel("A"), dtype=np.float64)
         grey = np.asarray(layers.convert("RGB").convert("L"), dtype=np.float64)
     else:
-        opaque = upright if upright.mode in ("1", "L") else upright.convert("RGB")
+        opaque = image if image.mode in ("1", "L") else image.convert("RGB")
         grey = np.asarray(opaque.convert("L"), dtype=np.float64)
     if alpha is not None and alpha.min() < 255:
         grey, note = on_visible_ground(grey, alpha)
         notes.append(note)
     return grey, notes
+
+
+def transparency(picture: Opened) -> Grey | None:
+    """How opaque each pixel of 16 bits is, 0 or 255; None where all are."""
+    transparent = picture.image.info.get("transparency")
+    return None if transparent is None else np.where(picture.numbers == transparent, 0.0, 255.0)
 
 
 def from_16_bits(values: Grey) -> tuple[Grey, str]:

@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flower_app.errors import DataError
+from flower_app.pictures.decoding import Grey
 
 Fit = Literal["digit", "whole", "exact"]
 FITS: tuple[Fit, ...] = get_args(Fit)
-Grey = NDArray[np.float64]
-"""Shape (height, width), from 0 (black) to 255 (white)."""
 
 SIDE = 28
 _BOX = 20  # the box of MNIST's digits, whose centre of mass is in the middle

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from flower_app.errors import DataError
 from flower_app.pictures.arrays import ARRAYS, TABLES, read_array, read_table
-from flower_app.pictures.decoding import PICTURES, NoPictureError, read_picture
-from flower_app.pictures.digits import Fit, Grey, prepare
+from flower_app.pictures.decoding import Grey, NoPictureError, read_picture
+from flower_app.pictures.digits import Fit, prepare
+from flower_app.pictures.endings import PICTURES
 
 STDIN = Path("-")
 _KNOWN = PICTURES + ARRAYS + TABLES

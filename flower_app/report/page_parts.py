@@ -57,7 +57,9 @@ this page's: {{ verdict.legend }}.</p>
 FIGURES = """<div class="figures">
 <div class="figure"><b>ε = {{ number(c.epsilon) }}</b>
 <span>at δ = {{ g(c.delta) }}, for every {{ one }}</span></div>
-<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy</span></div>
+<div class="figure"><b>{{ percent(m.accuracy.test) }}</b><span>test accuracy{%
+if task and commonest is not none %}, and {{ percent(commonest) }} by always answering the
+commonest class{% endif %}</span></div>
 {% if e %}
 <div class="figure"><b>{{ percent(e.agreement) }}</b>
 <span>of {{ e.images }} {{ "answers in shares" if e.backend == "shared" else "encrypted answers" }}
@@ -98,7 +100,7 @@ that name it, those that were right.</p>
 {% for row in classes %}<th>{{ row.name }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in classes %}<tr><th>{{ row.name }}</th>
 {% for cell in row.cells %}<td style="background: rgba(var(--shade), {{
-cell.shade }})">{{ cell.count }}</td>{% endfor %}</tr>
+cell.shade }})">{{ n(cell.count) }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></details>
 {% endif %}
 """

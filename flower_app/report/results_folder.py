@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flower_app.errors import SettingError, counted, wrong
 from flower_app.models.specs import MODELS
+from flower_app.report.classes import commonest_class
 from flower_app.report.task_metrics import protected_unit
 from flower_app.settings import Settings
 from flower_app.tasks import Task, read_task
@@ -163,7 +164,7 @@ def closing_lines(folder: Path) -> list[str]:
     things = metrics["task"]["things"] if metrics["task"] else ("image", "images")
     one = f"{'an' if things[0] == 'image' else 'a'} {things[0]}"
     lines = [
-        f"Test accuracy {100 * metrics['accuracy']['test']:.2f} %",
+        f"Test accuracy {100 * metrics['accuracy']['test']:.2f} %" + _beside_chance(metrics),
         "ε = ∞: this run is not private"
         if spent is None
         else f"ε = {spent:.4f} of {allowed:g} at δ = {level['delta']:g}, {unit}-level",
@@ -179,6 +180,15 @@ def closing_lines(folder: Path) -> list[str]:
             + ("two workers" if shared else f"{encrypted['security_bits']} bits")
         )
     return [*lines, f"Results: {folder}", where_to_look(folder)]
+
+
+def _beside_chance(metrics: dict[str, Any]) -> str:
+    """What an accuracy on a user's own data is to be compared with; data of the app are even."""
+    matrix = metrics["accuracy"].get("confusion")
+    if not (metrics["task"] and matrix):
+        return ""
+    share = 100 * commonest_class(matrix)
+    return f", and {share:.2f} % by always answering the commonest class"
 
 
 def where_to_look(folder: Path) -> str:

@@ -63,7 +63,7 @@ opened, with noise (z = {{ g(config["evaluation-noise-multiplier"]) }}), which i
 <th>Test {{ one }}s, about</th></tr></thead><tbody>
 {% for step, told in tested.items() %}<tr><td class="number">{{ step }}</td>
 <td class="number">{{ percent(told.accuracy) if told.accuracy is defined else "lost in the noise" }}
-</td><td class="number">{{ "%.0f"|format(told.persons) }}</td></tr>
+</td><td class="number">{{ n(told.persons|round|int) }}</td></tr>
 {% endfor %}</tbody></table>
 {% endif %}
 

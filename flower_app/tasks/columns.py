@@ -5,14 +5,18 @@ list of values seen, nothing of another row.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """Cells without a value, in lower case."""
+
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]\d{1,3})?")
 
 
 @dataclass
@@ -140,9 +144,26 @@ Column = Number | Category
 
 
 def canonical(cell: str) -> str:
-    """A category's text as it is compared: ``1``, ``1.0`` and ``01`` are one."""
-    value = as_number(cell)
-    return cell.strip() if value is None or not math.isfinite(value) else f"{value:.17g}"
+    """A text as it is compared with others: ``1``, ``1.0``, ``01`` and ``+1`` are one.
+
+    Exactly, of any length. ``1e+05``, as R writes, is ``100000``; ``1e05``, which may be a name,
+    is itself.
+    """
+    text = cell.strip()
+    if not _DECIMAL.fullmatch(text):
+        return text
+    value = f"{Decimal(text):f}"
+    sign, digits = ("-", value[1:]) if value.startswith("-") else ("", value)
+    whole, _, part = digits.partition(".")
+    whole, part = whole.lstrip("0") or "0", part.rstrip("0")
+    plain = f"{whole}.{part}" if part else whole
+    return plain if plain == "0" else sign + plain
+
+
+def can_be_told_apart(low: float, high: float) -> bool:
+    """Whether a model, which computes in single precision, sees where in a range a number lies."""
+    largest = max(abs(low), abs(high))
+    return largest <= 1e30 and high / 2 - low / 2 > 1e-6 * largest and high - low > 1e-30
 
 
 def as_number(cell: str, *, commas: bool = False) -> float | None:

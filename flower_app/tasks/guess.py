@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_app.errors import DataError
-from flower_app.tasks.columns import MISSING, Category, Column, Number, as_number, canonical
+from flower_app.tasks.columns import (
+    MISSING,
+    Category,
+    Column,
+    Number,
+    as_number,
+    can_be_told_apart,
+    canonical,
+)
 from flower_app.tasks.pictures import Pictures
-from flower_app.tasks.tables import read_cells
+from flower_app.tasks.tables import check_names, read_cells
 
 _MOST_CATEGORIES = 20
 _MOSTLY = 0.95  # of the cells that are not missing
@@ -64,6 +72,7 @@ def guess_task(
         If the table has no such column, or none could be guessed.
     """
     header, rows, commas, faults = read_cells(table)
+    check_names(table, header)
     if not rows:
         raise DataError(f"{table} has no row below its names")
     cells = {name: [row[place] for row in rows] for place, name in enumerate(header)}
@@ -228,6 +237,8 @@ def _column(name: str, cells: Sequence[str], *, commas: bool) -> tuple[Column | 
         low, high = min(numbers), max(numbers)
         if len(set(numbers)) == len(cells) and name.lower().split("_")[-1] in ("id", "index", ""):
             return None, "left out, its values number the rows"
+        if not can_be_told_apart(low, high):
+            return None, "left out, its numbers differ too little, or are too large, for a model"
         others = len(known) - len(numbers)
         return (
             Number(name, low, high),

@@ -100,9 +100,14 @@ def _form(files: list[Path]) -> tuple[Pictures, str]:
     side = max(_LEAST_SIDE, min(_SIDE, min(sides)))
     kind = "in colours" if coloured else "grey"
     return Pictures(side, coloured), (
-        f"pictures: {kind}, the shorter side {min(sides)} to {max(sides)} pixels, in "
+        f"pictures: {kind}, the shorter side {_from_to(sides)} pixels, in "
         f"{counted(len(sides), 'picture')} looked at; each is scaled to {side} by {side}"
     )
+
+
+def _from_to(sides: list[int]) -> str:
+    least, most = min(sides), max(sides)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _is_grey(picture: "Image.Image") -> bool:

@@ -7,6 +7,7 @@ one more or less moves no other.
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,7 +58,7 @@ def read_holdings(task: Task) -> Holdings:
     Raises
     ------
     DataError
-        If there are none, or too few to keep some for testing.
+        If there are none, as in a deployment's task, or too few to keep some for testing.
     """
     held = _by_holder(task)
     testing: list[Examples] = []
@@ -70,7 +71,7 @@ def read_holdings(task: Task) -> Holdings:
         kept = _kept_clients(task, list(held))
         training = {name: examples for name, examples in held.items() if name not in kept}
         apart = [held[name] for name in kept]
-    tests = _shared(task) if task.test else apart
+    tests = [server_examples(task)] if task.test else apart
     validation, test = _halves(task, tests)
     own = list(training.values())
     files = [*held.values(), *(tests if task.test else [])]
@@ -87,8 +88,22 @@ def read_holdings(task: Task) -> Holdings:
         names=tuple(training),
         training=tuple(own),
         testing=tuple(testing),
-        notes=tuple(dict.fromkeys(note for each in files for note in each.notes)),
+        notes=_merged(note for each in files for note in each.notes),
         faults=tuple(dict.fromkeys(fault for each in files for fault in each.faults)),
+    )
+
+
+def _merged(notes: Iterable[str]) -> tuple[str, ...]:
+    """The notes, and as one those that differ in their file alone, which they begin with."""
+    places: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        place, _, text = note.partition(": ")
+        places.setdefault(text, []).append(place)
+    return tuple(
+        f"{those[0]} and {counted(len(those) - 1, 'other')}, each: {text}"
+        if len(those) > 1
+        else f"{those[0]}: {text}".removesuffix(": ")
+        for text, those in places.items()
     )
 
 
@@ -100,13 +115,18 @@ def server_test_data(task: Task) -> Dataset:
     DataError
         If the task names none.
     """
+    validation, test = _halves(task, [server_examples(task)])
+    return Dataset(task.name, _split(task, []), validation, test, task.digest)
+
+
+def server_examples(task: Task) -> Examples:
+    """The test data that a task names, with what was left out; raises as ``server_test_data``."""
     if task.test is None:
         raise DataError(
             "the server of a deployment needs test data that belong to nobody in it; name a file "
             'of such rows in task.toml: [data] test = "test.csv"'
         )
-    validation, test = _halves(task, _shared(task))
-    return Dataset(task.name, _split(task, []), validation, test, task.digest)
+    return _read_place(task, task.test)
 
 
 def node_examples(task: Task, place: Path, *, test: bool = False, apart: bool = False) -> Examples:
@@ -140,6 +160,16 @@ def _empty(task: Task) -> Examples:
     return Examples(np.zeros((0, *shape), np.float32), np.zeros(0, np.int64), ())
 
 
+def folder_of_holders(task: Task) -> Path:
+    """The folder with the data of each client; a ``DataError`` where a task names no data."""
+    if task.holders is None:
+        raise DataError(
+            f"the task {task.name!r} names no data to train on: those of a deployment lie on its "
+            'nodes. To train here name clients = "FOLDER", or table = "FILE", in [data]'
+        )
+    return task.holders
+
+
 def _by_holder(task: Task) -> dict[str, Examples]:
     if task.table is not None:
         whole = read_examples(task.table, task.form)
@@ -156,7 +186,7 @@ def _by_holder(task: Task) -> dict[str, Examples]:
             faults=whole.faults,
         )
         return held
-    folder = task.holders or Path()
+    folder = folder_of_holders(task)
     if not folder.is_dir():
         raise DataError(
             f"{folder} is not a folder; put a {'folder' if task.pictures else 'CSV file'} for each "
@@ -182,10 +212,6 @@ def _read_place(task: Task, place: Path) -> Examples:
             raise DataError(f"{place} must hold one CSV file, and holds {names}; leave one")
         place = files[0]
     return read_examples(place, task.own_form)
-
-
-def _shared(task: Task) -> list[Examples]:
-    return [_read_place(task, task.test)] if task.test else []
 
 
 def _kept_clients(task: Task, names: list[str]) -> list[str]:

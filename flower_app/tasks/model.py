@@ -1,9 +1,11 @@
 """The model of a task, with its inputs and classes."""
 
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
 from flower_app.models.specs import ModelSpec
+from flower_app.tasks.columns import Category, Column
 from flower_app.tasks.task import Task
 from privacy.imports import needing
 
@@ -33,7 +35,17 @@ def task_spec(task: Task) -> ModelSpec:
         classes=len(task.classes),
         class_names=task.class_names,
         feature_names=task.features,
+        choices=tuple(_choices(task.columns)),
     )
+
+
+def _choices(columns: Iterable[Column]) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    """Of each column with categories its name, the place of its first feature, the categories."""
+    place = 0
+    for column in columns:
+        if isinstance(column, Category):
+            yield column.name, place, column.values
+        place += len(column.features)
 
 
 def build_for(task: Task) -> "nn.Sequential":

@@ -6,6 +6,7 @@ Rows are sorted by a digest of their cells, so that the file's order changes no 
 import csv
 import difflib
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,10 @@ from flower_app.tasks.columns import MISSING, Column, canonical
 
 _MARKS = ",;\t"
 _LONGEST = 1 << 30  # bytes
+_LONGEST_ROW = 1000  # lines, where cells hold ends of lines
 _REPLACED = "\ufffd"
+_LINE_END = re.compile(r"\r\n|\r|\n")  # of files; a cell may hold Unicode's others
+_QUOTED = re.compile('"[^"]*"')
 
 
 @dataclass(frozen=True)
@@ -117,17 +121,35 @@ def read_examples(path: Path, form: TableForm) -> Examples:
     lines = [good[i][0] for i in order]
     table = [good[i][1] for i in order]
     inputs, notes = encoded(form.columns, table, lines, at, commas=commas)
+    clients = [cells[at[form.client]] for cells in table] if form.client else []
+    persons = [cells[at[form.person]] for cells in table] if form.person else []
+    for name, texts in ((form.client, clients), (form.person, persons)):
+        notes += _spelt_in_several_ways(name, texts)
+    first = {canonical(text): text for text in sorted(set(clients), reverse=True)}
     return Examples(
         inputs=inputs,
         labels=np.array([good[i][2] for i in order], dtype=np.int64),
-        keys=tuple(
-            _digest([canonical(cells[at[form.person]])]) if form.person else digests[i]
-            for i, cells in zip(order, table, strict=True)
-        ),
-        clients=tuple(cells[at[form.client]] for cells in table) if form.client else (),
+        keys=tuple(_digest([canonical(text)]) for text in persons)
+        if form.person
+        else tuple(digests[i] for i in order),
+        clients=tuple(first[canonical(text)] for text in clients),
         notes=tuple(f"{path}: {note}" for note in notes),
         faults=tuple(faults),
     )
+
+
+def _spelt_in_several_ways(name: str, texts: Sequence[str]) -> list[str]:
+    """A note if several texts are one client or one person."""
+    spellings: dict[str, list[str]] = {}
+    for text in sorted(set(texts)):
+        spellings.setdefault(canonical(text), []).append(text)
+    several = [each for each in spellings.values() if len(each) > 1]
+    if not several:
+        return []
+    as_one = " and ".join(map(repr, several[0][:3]))
+    return [
+        f"{name}: {len(several):,} are written in several ways, taken as one (such as {as_one})"
+    ]
 
 
 def read_questions(
@@ -174,28 +196,30 @@ def encoded(
 def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], bool, list[str]]:
     """Names, rows with their lines, whether a comma may be decimal, and rows that were left out.
 
-    Each line stands for itself: a fault in one row costs that row alone, since whether a table can
-    be used at all must not depend on one person.
+    A fault in one row costs that row alone, since whether a table can be used at all must not
+    depend on one person.
     """
-    lines = [(number, line) for number, line in enumerate(_text(path).splitlines(), 1) if line]
-    if not lines:
+    lines = _LINE_END.split(_text(path))
+    begin = next((place for place, line in enumerate(lines) if line), None)
+    if begin is None:
         raise DataError(f"{path} is empty; its first line has the columns' names")
-    first = lines[0][1]
-    mark = max(_MARKS, key=first.count)
-    header = _line(first, mark)
-    if header is None or "\0" in first:
+    unquoted = _QUOTED.sub("", lines[begin])
+    mark = max(_MARKS, key=unquoted.count)
+    header, end = _record(lines, begin, mark)
+    if header is None or "\0" in lines[begin]:
         raise DataError(f"{path} is no CSV file; save the table as CSV in UTF-8")
-    twice = sorted({name for name in header if header.count(name) > 1 and name})
-    if twice:
-        raise DataError(f"{path} has two columns named {twice[0]!r}; rename one of them")
     rows, ragged = [], []
-    foreign = sum(_REPLACED in line for _, line in lines)
-    for number, line in lines[1:]:
-        cells = _line(line, mark)
+    foreign = sum(_REPLACED in line for line in lines)
+    while end < len(lines):
+        begin = end
+        if not lines[begin]:
+            end += 1
+            continue
+        cells, end = _record(lines, begin, mark)
         if cells is None or len(cells) != len(header):
-            ragged.append(number)
+            ragged.append(begin + 1)
         else:
-            rows.append((number, cells))
+            rows.append((begin + 1, cells))
     faults = []
     if ragged:
         faults.append(
@@ -209,10 +233,25 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]], bool, li
     return header, rows, mark != ",", faults
 
 
-def _line(line: str, mark: str) -> list[str] | None:
-    """The cells of one line; None where it cannot be read."""
+def _record(lines: Sequence[str], begin: int, mark: str) -> tuple[list[str] | None, int]:
+    """The cells of the row that begins with a line, and the place of the next row.
+
+    A quoted cell may hold ends of lines. None for the cells of a line that cannot be read: where no
+    later line ends its quoted cell, the next row is the next line.
+    """
+    cells = _parsed(lines[begin], mark)
+    if cells is not None or lines[begin].count('"') % 2 == 0:
+        return cells, begin + 1
+    for end in range(begin + 1, min(begin + _LONGEST_ROW, len(lines))):
+        if lines[end].count('"') % 2:
+            cells = _parsed("\n".join(lines[begin : end + 1]), mark)
+            return cells, begin + 1 if cells is None else end + 1
+    return None, begin + 1
+
+
+def _parsed(record: str, mark: str) -> list[str] | None:
     try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=mark, strict=True))]
+        return [cell.strip() for cell in next(csv.reader([record], delimiter=mark, strict=True))]
     except (csv.Error, StopIteration):
         return None
 
@@ -228,7 +267,15 @@ def _text(path: Path) -> str:
     return content.decode("utf-16" if utf_16 else "utf-8-sig", errors="replace")
 
 
+def check_names(path: Path, header: Sequence[str]) -> None:
+    """Refuse a file two columns of which have one name; ``DataError``."""
+    twice = sorted({name for name in header if header.count(name) > 1 and name})
+    if twice:
+        raise DataError(f"{path} has two columns named {twice[0]!r}; rename one of them")
+
+
 def _check_header(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+    check_names(path, header)
     for name in wanted:
         if name not in header:
             near = difflib.get_close_matches(name, header, n=1, cutoff=0.6)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flower_app.errors import SettingError
-from flower_app.tasks.columns import Category, Column, Number, canonical
+from flower_app.tasks.columns import Category, Column, Number, can_be_told_apart, canonical
 from flower_app.tasks.pictures import Pictures
 from flower_app.tasks.tables import TableForm
 
@@ -230,11 +230,15 @@ def _read(text: str, path: str, home: Path) -> Task:
 
 def _check_roles(path: str, task: Task) -> None:
     """Refuse a task whose parts contradict each other."""
-    if (task.holders is None) == (task.table is None):
-        either, neither = ("neither", "nor") if task.table is None else ("both", "and")
+    if task.holders and task.table:
         raise SettingError(
-            f"{path}: [data] names {either} clients (a folder) {neither} table (a CSV file); name "
-            "one of them"
+            f"{path}: [data] names both clients (a folder) and table (a CSV file); name one of them"
+        )
+    if not (task.holders or task.table or task.test):
+        raise SettingError(
+            f"{path}: [data] names neither clients (a folder) nor table (a CSV file); name one of "
+            "them, or for a deployment, whose nodes have the data, a file of test rows: "
+            'test = "test.csv"'
         )
     inputs = [column.name for column in task.columns]
     roles = {"target": task.target, "person-column": task.person, "client-column": task.client}
@@ -244,10 +248,10 @@ def _check_roles(path: str, task: Task) -> None:
                 f"{path}: {role} = {name!r} is also one of [columns]; a model must not see it: "
                 "leave it out there"
             )
-    if task.holders and task.client:
+    if task.client and not task.table:
         raise SettingError(
             f"{path}: [data] client-column = {task.client!r} is for a table of all clients; with "
-            "clients, a folder with a file for each, leave it out"
+            "clients, a folder with a file for each, or on nodes, leave it out"
         )
     if task.table and not task.client:
         raise SettingError(
@@ -342,6 +346,13 @@ def _columns(section: _Section) -> tuple[Column, ...]:
                 given,
                 "the range of a number, [lowest, highest], or a list of categories as text, "
                 '["a", "b"]; both from public knowledge',
+            )
+        if isinstance(column, Number) and not can_be_told_apart(column.low, column.high):
+            raise section.wrong(
+                name,
+                given,
+                "a range whose numbers single precision tells apart: within 1e30, and wide beside "
+                "its ends. Count from a nearer origin, such as days since 2020",
             )
         columns.append(column)
     if not columns:

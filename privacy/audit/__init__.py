@@ -25,6 +25,7 @@ from privacy.audit.trade_off import mu_lower_bound as mu_lower_bound
 
 # Loaded when they are first asked for: they bring PyTorch, without which a strategy is audited too.
 if TYPE_CHECKING:
+    from privacy.audit.inversion import invert_batch as invert_batch
     from privacy.audit.inversion import invert_first_linear_layer as invert_first_linear_layer
     from privacy.audit.inversion import match_gradient as match_gradient
     from privacy.audit.silos import audit_silo_steps as audit_silo_steps
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from privacy.audit.training import one_hot_records as one_hot_records
 
 _LATER = {
+    "invert_batch": "privacy.audit.inversion",
     "invert_first_linear_layer": "privacy.audit.inversion",
     "match_gradient": "privacy.audit.inversion",
     "audit_silo_steps": "privacy.audit.silos",

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from privacy.arguments import number, sizes, whole
 
+_NO_SIGNAL = 1e-4  # of the largest entry of a column, below which an entry is a ReLU's zero
+_MORE_ZEROS = 0.1  # of the outputs: zeros beyond those that a column was made to have
+_NEW_DIRECTION = 1e-3  # least singular value of columns that are of different examples
 _FIRST_BRIGHTNESS, _SEARCH_RATE = 0.1, 0.02
 
 
@@ -44,6 +47,81 @@ def invert_first_linear_layer(weight_update: Tensor, bias_update: Tensor) -> Ten
     if bias_update[strongest] == 0:
         return torch.zeros_like(weight_update[0])
     return weight_update[strongest] / bias_update[strongest]
+
+
+def invert_batch(
+    weight_update: Tensor,
+    bias_update: Tensor,
+    *,
+    examples: int,
+    tries: int = 20_000,
+    seed: int = 0,
+) -> Tensor:
+    """Read all inputs of a batch out of the update of a linear layer with a ReLU behind it.
+
+    The gradient is ∂Z·X with ∂Z (out, b) and X (b, in), so its rank is b, and ∂Z = L·Q for the left
+    singular vectors L. ReLUs make columns of ∂Z sparse: a column of Q is the null vector of some
+    b − 1 rows of L, found by trying; b of the sparsest columns are the examples' (Dimitrov et al.
+    2024, "SPEAR: exact gradient inversion of batches", arXiv 2403.03945, sections 3 and 4). The
+    bias gives their lengths. A sum over clients with one example each is such a batch: to sum hides
+    who holds an input, not the input.
+
+    Parameters
+    ----------
+    weight_update : Tensor, (out, in)
+        The layer's weights after one step less those before, or a gradient; several clients' sum.
+    bias_update : Tensor, (out,)
+        The same of its bias.
+    examples : int
+        b, at most the least of out and in; beyond about 20 it takes very many tries.
+    tries : int
+        How many sets of rows are looked at.
+    seed : int
+        Of the tries.
+
+    Returns
+    -------
+    Tensor, (b, in)
+        In any order. Zeros where no sparse columns were seen, as with noise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the shapes do not belong together, or a number is out of range.
+    """
+    if weight_update.ndim != 2 or bias_update.shape != weight_update.shape[:1]:
+        raise ValueError(
+            f"weight_update has shape {tuple(weight_update.shape)} and bias_update "
+            f"{tuple(bias_update.shape)}; they must be (out, in) and (out,)"
+        )
+    outputs, size = weight_update.shape
+    examples = whole("examples", examples, least=1, most=min(outputs, size))
+    tries, seed = whole("tries", tries, least=1), whole("seed", seed, least=0, most=2**63 - 1)
+    left, lengths, right = torch.linalg.svd(weight_update.double(), full_matrices=False)
+    left, right = left[:, :examples], lengths[:examples, None] * right[:examples]
+    draw = torch.Generator("cpu").manual_seed(seed)
+    # Outputs that no example lights are zero in all columns, and tell none apart.
+    size_of_row = left.norm(dim=1)
+    live = left[size_of_row > _NO_SIGNAL * size_of_row.max()]
+    order = torch.rand((tries, len(live)), generator=draw, device="cpu").argsort(dim=1)
+    rows = live[order[:, : examples - 1].to(left.device)]
+    # The last right singular vector of b - 1 rows of length b is what they annul.
+    columns = torch.linalg.svd(rows)[2][:, -1] if examples > 1 else left.new_ones(1, 1)
+    signals = columns @ live.T
+    zeros = (signals.abs() < _NO_SIGNAL * signals.abs().amax(dim=1, keepdim=True)).sum(dim=1)
+    least = examples - 1 + _MORE_ZEROS * len(live) if examples > 1 else 0.0
+    chosen = left.new_zeros(0, examples)
+    for place in zeros.argsort(descending=True).tolist():
+        if zeros[place] < least or len(chosen) == examples:
+            break
+        candidate = torch.cat([chosen, columns[place : place + 1]])
+        if torch.linalg.svdvals(candidate)[-1] > _NEW_DIRECTION:
+            chosen = candidate
+    if len(chosen) < examples:
+        return torch.zeros(examples, size, device=weight_update.device)
+    scale = torch.linalg.lstsq(left @ chosen.T, bias_update.double()[:, None]).solution
+    rebuilt: Tensor = torch.linalg.solve(chosen.T * scale.T, right)
+    return rebuilt.to(weight_update.dtype)
 
 
 def match_gradient(

@@ -19,11 +19,13 @@ from privacy.inference_service.tokens import TokenFile as TokenFile
 # Loaded when they are first asked for: FastAPI and uvicorn, which an owner's client does without.
 if TYPE_CHECKING:
     from privacy.inference_service.app import create_app as create_app
+    from privacy.inference_service.page import Choice as Choice
     from privacy.inference_service.page import Page as Page
     from privacy.inference_service.server import ServiceServer as ServiceServer
 
 _LATER = {
     "create_app": "privacy.inference_service.app",
+    "Choice": "privacy.inference_service.page",
     "Page": "privacy.inference_service.page",
     "ServiceServer": "privacy.inference_service.server",
 }

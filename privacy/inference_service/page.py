@@ -64,6 +64,32 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A field of a form in which one of several is chosen, in the place of a number for each.
+
+    The numbers from ``first`` on, as many as there are ``options``, are 1 for the one chosen and 0
+    for the others.
+
+    Parameters
+    ----------
+    name : str
+        Of the field.
+    first : int
+        The place of its first number in the input, from 0.
+    options : tuple of str
+    """
+
+    name: str
+    first: int
+    options: tuple[str, ...]
+
+    @property
+    def numbers(self) -> range:
+        """The places of its numbers."""
+        return range(self.first, self.first + len(self.options))
+
+
+@dataclass(frozen=True)
 class Page:
     """The files of a page that asks about one kind of input.
 
@@ -93,6 +119,11 @@ class Page:
         In which the numbers are given, in the same order; "" where there is none.
     service : str
         URL of the service, for a page that is hosted elsewhere; "" where the service has the page.
+    choices : tuple of Choice
+        Numbers that belong together; the names of these are not shown.
+    may_be_empty : bool
+        Whether a field may be left empty: a number is the middle of its range then, and of a
+        choice every number is 0.
     """
 
     title: str
@@ -101,6 +132,8 @@ class Page:
     feature_names: tuple[str, ...] = ()
     service: str = ""
     feature_units: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    may_be_empty: bool = False
 
     def __post_init__(self) -> None:
         of_kind("title", self.title, str, "a heading")
@@ -119,6 +152,9 @@ class Page:
             count = len(getattr(self, name))
             if count not in (0, shape[0]):
                 raise ValueError(f"{name} has {count} entries for {shape[0]} numbers")
+        if self.inputs != "numbers" and (self.choices or self.may_be_empty):
+            raise ValueError(f"a page of {self.inputs} has no fields; leave choices out")
+        self._check_choices()
         if self.service:
             parsed = _parsed(self.service)
             if parsed is None or parsed.query or parsed.fragment or parsed.userinfo:
@@ -128,6 +164,24 @@ class Page:
                     f"service is {self.service!r}, without TLS: whoever listens could take tokens "
                     "and forge messages; write https://host:port"
                 )
+
+    def _check_choices(self) -> None:
+        taken: set[int] = set()
+        for choice in self.choices:
+            places = set(choice.numbers)
+            if not places or not places <= set(range(self.contract.input_shape[0])):
+                raise ValueError(
+                    f"the choice {choice.name!r} is of the numbers {_listed(places)}, and the "
+                    f"input has those from 0 to {self.contract.input_shape[0] - 1}"
+                )
+            if places & taken:
+                raise ValueError(f"two choices have the numbers {_listed(places & taken)}")
+            lows, highs = self.contract.input_range
+            if any(_at(lows, n) > 0 or _at(highs, n) < 1 for n in places):
+                raise ValueError(
+                    f"the choice {choice.name!r} needs 0 and 1 in the contract's range"
+                )
+            taken |= places
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -187,12 +241,18 @@ class Page:
                 "inputs": self.inputs,
                 "features": self.feature_names,
                 "units": self.feature_units,
+                "choices": [
+                    {"name": each.name, "first": each.first, "options": each.options}
+                    for each in self.choices
+                ],
+                "mayBeEmpty": self.may_be_empty,
                 "contract": {
                     "inputShape": self.contract.input_shape,
                     "inputRange": self.contract.input_range,
                     "classes": self.contract.classes,
                     "multiLabel": self.contract.multi_label,
                     "maxBytes": self.contract.max_bytes,
+                    "featureNames": self.contract.feature_names,
                 },
             },
         }
@@ -274,6 +334,17 @@ def add_page(app: FastAPI, page: Page, *, copies: bool = False) -> None:
             ) from error
         names = {"Content-Disposition": 'attachment; filename="page.html"'}
         return Response(content, media_type="text/html; charset=utf-8", headers=_HEADERS | names)
+
+
+def _at(ends: float | Sequence[float], place: int) -> float:
+    """The end of one number's range: of all, of one each, or of several that are alike."""
+    if not isinstance(ends, Sequence):
+        return ends
+    return ends[0 if len(ends) == 1 else place]
+
+
+def _listed(places: set[int]) -> str:
+    return ", ".join(map(str, sorted(places))) or "none"
 
 
 def _source(name: str) -> bytes:

@@ -132,12 +132,23 @@ class NoisyOptimizer:
     def _noisy(self, sums: Sequence[Tensor | None], noise: npt.NDArray[np.float64]) -> list[Tensor]:
         """The sums with noise of standard deviation z, in units of S, on every coordinate.
 
-        They are added where the noise lies, if that is where the parameter lies.
+        They are added where the noise lies, if that is where the parameters lie. It is drawn on the
+        CPU, where its law and its secrecy are proved, and goes to a device in one copy, for which
+        the CPU does not wait.
         """
-        pieces = torch.from_numpy(noise).split(self._sizes)
+        drawn = sent = torch.from_numpy(noise)
+        devices = {each.device for each in self._trained}
+        if torch.cuda.is_available() and any(device.type == "cuda" for device in devices):
+            sent = drawn.pin_memory()  # of its own: the next noise may come before it is read
+        pieces = {
+            device: (
+                drawn if device.type == "cpu" else sent.to(device, non_blocking=sent is not drawn)
+            ).split(self._sizes)
+            for device in devices
+        }
         gradients = []
-        for parameter, summed, piece in zip(self._trained, sums, pieces, strict=True):
-            noisy = piece.view(parameter.shape).to(parameter.device)
+        for i, (parameter, summed) in enumerate(zip(self._trained, sums, strict=True)):
+            noisy = pieces[parameter.device][i].view(parameter.shape)
             gradients.append(noisy if summed is None else noisy.add_(summed))
         return gradients
 

@@ -8,8 +8,7 @@ from functools import partial
 from logging import ERROR, WARNING
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Error, Message
-from flwr.common.constant import ErrorCode
+from flwr.app import ConfigRecord, Context, Message
 from flwr.supercore import log
 
 from privacy.accounting.errors import LedgerError
@@ -106,9 +105,7 @@ def answer_silo(
             policy = DataPolicy.load(policy)
         except (PolicyError, TypeError, ValueError) as error:
             log(ERROR, "This silo takes no part: %s", error)
-            return Message(
-                Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, _OWNER_FINDS_WHY), reply_to=message
-            )
+            return decline(message, _OWNER_FINDS_WHY)
     silo = _Silo(policy, context, task)
     client = ProtocolClient(
         silo.client_policy, identity=None, memory=_memory(policy) if memory is None else memory

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from privacy.accounting import FixedSize, GaussianRelease, Poisson, epsilon
 from strategies import AdaptiveClipping, CappedWeights
@@ -145,6 +145,29 @@ def test_a_lone_reply_is_not_averaged_alone(tmp_path: Path) -> None:
     nodes = ask(ours, grid_of(10), arrays)
     (w,) = released(ours, replies_of({1: nodes[1]}, 1))
     assert np.linalg.norm(w) <= NORM / 10
+
+
+def test_a_lost_reply_loses_no_round(tmp_path: Path) -> None:
+    """One reply of ten is missing, or an error: their accounted mode gives the round up."""
+    arrays = model((4,))
+    ours = noiseless(tmp_path, population=10)
+    nodes = ask(ours, grid_of(10), arrays)
+
+    def gives_up(replies: list[Any]) -> bool:
+        accountant = accountant_of(10, "ADD_OR_REMOVE_ONE", "NO_AMPLIFICATION")
+        strategy = wrapped(noise=1.0, accountant=accountant)
+        strategy._pending_events[1] = gaussian_event(1.0, 10, 10)
+        released_nothing = theirs(strategy, replies, arrays) is None
+        return released_nothing and accountant.get_privacy_spent().num_releases == 0
+
+    def replies(error: bool) -> list[Any]:
+        came = replies_of({node: m for node, m in nodes.items() if node > 1}, far=None)
+        return [*came, Message(Error(0, "it fails"), reply_to=nodes[1])] if error else came
+
+    for error in (True, False):
+        theirs_show("one lost reply loses their round", lambda e=error: gives_up(replies(e)))
+    (w,) = released(ours, replies(error=True))
+    assert np.linalg.norm(w) > 0
 
 
 def test_poisson_sampling_is_accounted(tmp_path: Path) -> None:

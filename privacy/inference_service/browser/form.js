@@ -1,4 +1,4 @@
-/** The form of a model of numbers: for each a field with its name, its unit and its range. */
+/** The form of a model of numbers: for each a field with its name, its unit and its range; for those that belong together one choice. */
 
 import { outdated } from "./page.js";
 
@@ -6,17 +6,22 @@ import { outdated } from "./page.js";
 
 export class Input {
   #form;
-  /** @type {HTMLInputElement[]} */
-  #inputs = [];
+  /** @type {(() => number[])[]} */
+  #fields = [];
+  #mayBeEmpty;
 
   /** @param {Model} model @param {() => void} ask */
-  constructor({ contract, features, units }, ask) {
+  constructor({ contract, features, units, choices, mayBeEmpty }, ask) {
+    this.#mayBeEmpty = mayBeEmpty;
     this.#form = /** @type {HTMLFormElement} */ (document.getElementById("numbers"));
     this.#form.hidden = false;
     document.getElementById("ask")?.setAttribute("form", "numbers");
     const [lows, highs] = contract.inputRange;
-    for (let n = 0; n < contract.inputShape[0]; n++) {
-      this.#add(`number-${n}`, features[n] ?? `Number ${n + 1}`, units[n], at(lows, n), at(highs, n));
+    for (let n = 0; n < contract.inputShape[0]; ) {
+      const choice = choices.find(({ first }) => first === n);
+      if (choice) this.#addChoice(`number-${n}`, choice.name, choice.options);
+      else this.#add(`number-${n}`, features[n] ?? `Number ${n + 1}`, units[n], at(lows, n), at(highs, n));
+      n += choice ? choice.options.length : 1;
     }
     this.#form.addEventListener("input", outdated);
     this.#form.addEventListener("submit", (event) => {
@@ -27,33 +32,53 @@ export class Input {
 
   /** @param {string} id @param {string} name @param {string | undefined} unit @param {number} low @param {number} high */
   #add(id, name, unit, low, high) {
-    const label = Object.assign(document.createElement("label"), { htmlFor: id, textContent: name });
     const input = document.createElement("input");
     // Not of type "number": browsers drop the comma of 1,5 there, and take 15. Phones' keyboards
     // for decimals have no minus.
-    Object.assign(input, { id, inputMode: low < 0 ? "text" : "decimal", required: true });
+    Object.assign(input, { id, inputMode: low < 0 ? "text" : "decimal", required: !this.#mayBeEmpty });
     Object.assign(input, { autocomplete: "off", spellcheck: false });
     const hint = document.createElement("span");
     Object.assign(hint, { id: `${id}-range`, className: "small" });
     hint.textContent = `${unit ? `${unit}, ` : ""}from ${low} to ${high}`;
+    if (this.#mayBeEmpty) hint.textContent += "; empty where it is not known";
     input.setAttribute("aria-describedby", hint.id);
     const check = () => {
-      input.setCustomValidity(fault(input.value, low, high));
+      const empty = this.#mayBeEmpty && input.value.trim() === "";
+      input.setCustomValidity(empty ? "" : fault(input.value, low, high));
       input.removeAttribute("aria-invalid");
     };
     input.addEventListener("input", check);
     input.addEventListener("invalid", () => input.setAttribute("aria-invalid", "true"));
     check();
+    this.#append(name, input, hint);
+    this.#fields.push(() => [input.value.trim() === "" ? low / 2 + high / 2 : numberOf(input.value)]);
+  }
+
+  /** @param {string} id @param {string} name @param {string[]} options */
+  #addChoice(id, name, options) {
+    const select = Object.assign(document.createElement("select"), { id, required: !this.#mayBeEmpty });
+    select.append(
+      new Option(this.#mayBeEmpty ? "not known" : "choose", ""),
+      ...options.map((option, n) => new Option(option, String(n))),
+    );
+    select.addEventListener("change", () => select.removeAttribute("aria-invalid"));
+    select.addEventListener("invalid", () => select.setAttribute("aria-invalid", "true"));
+    this.#append(name, select);
+    this.#fields.push(() => options.map((_, n) => (select.value === String(n) ? 1 : 0)));
+  }
+
+  /** @param {string} name @param {HTMLInputElement | HTMLSelectElement} input @param {HTMLElement[]} hints */
+  #append(name, input, ...hints) {
+    const label = Object.assign(document.createElement("label"), { htmlFor: input.id, textContent: name });
     const field = document.createElement("div");
-    field.append(label, input, hint);
+    field.append(label, input, ...hints);
     this.#form.append(field);
-    this.#inputs.push(input);
   }
 
   /** The numbers; null where one is missing or outside its range, which the browser then shows. */
   numbers() {
     if (!this.#form.reportValidity()) return null;
-    return this.#inputs.map((input) => numberOf(input.value));
+    return this.#fields.flatMap((read) => read());
   }
 }
 

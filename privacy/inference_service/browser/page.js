@@ -11,6 +11,8 @@ import { OwnerSession, ServiceError } from "./session.js";
  * @property {string} service its address; "" where it serves the page
  * @property {"hog" | "pixels" | "numbers"} inputs how the model's input is made
  * @property {string[]} features names of numbers @property {string[]} units theirs
+ * @property {{ name: string, first: number, options: string[] }[]} choices numbers that are one choice
+ * @property {boolean} mayBeEmpty whether fields may be left empty
  * @property {Contract} contract
  */
 

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flower_app import client_app, server_app
@@ -50,6 +52,21 @@ def test_no_person_is_at_two_parties_and_all_mean_the_same_task(tmp_path: Path) 
         assert node.digest == server.digest == own.digest
         halves = [node_examples(node, data, apart=True, test=test) for test in (False, True)]
         assert sum(map(len, halves)) == 48
+
+
+def test_numbers_with_decimal_commas_are_divided_as_they_are(tmp_path: Path) -> None:
+    task = project(tmp_path / "project", task=SILOS, lines=lines())
+    table = task.parent / "visits.csv"
+    whole = node_examples(read_task(task), table)
+    table.write_text(
+        re.sub(r",(\d+),", r",\1#0,", table.read_text()).replace(",", ";").replace("#", ",")
+    )
+    divided = divide_task(read_task(task), tmp_path / "made")
+    ages = [
+        node_examples(read_task(file), data).inputs[:, 0] for data, file in divided.nodes.values()
+    ]
+    assert set(np.concatenate(ages)) <= set(whole.inputs[:, 0])
+    assert len(set(np.concatenate(ages))) > 10
 
 
 def test_test_data_that_the_task_names_are_the_servers(tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ from PIL import Image
 
 from flower_app.__main__ import main
 from flower_app.commands.own_questions import find_questions, own_questions
-from flower_app.tasks import build_for, node_examples, read_holdings, read_task, task_spec
+from flower_app.errors import DataError
+from flower_app.tasks import (
+    build_for,
+    node_examples,
+    read_holdings,
+    read_picture,
+    read_task,
+    task_spec,
+)
+from flower_app.tasks.pictures import Pictures
 
 TASK = """\
 name = "stripes"
@@ -50,11 +59,20 @@ def task(tmp_path: Path) -> Path:
 def test_pictures_are_read_scaled_and_told(task: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (task.parent / "clients" / "c1" / "across" / "broken.png").write_bytes(b"no picture")
     (task.parent / "clients" / "c2" / "other").mkdir()
+    (task.parent / "clients" / "c3" / "down" / "scan.dcm").write_bytes(b"of another kind")
+    (task.parent / "clients" / "c4" / "loose.png").write_bytes(b"in no class")
+    (task.parent / "clients" / "c4" / "down" / "Thumbs.db").write_bytes(b"a system's")
     assert main(["check-data", str(task)]) == 1
     output = capsys.readouterr()
-    assert "pictures of other sizes (such as 24 by 24) scaled to 12 by 12" in output.err
+    assert "c0 and 7 others, each: 1 picture (such as down/3.png)" in output.err
+    assert output.err.count("scaled to") == 1
+    assert "1 picture (such as down/3.png): of another size, scaled to 12 by 12" in output.err
+    assert "1 file left out that end in none of .png, .jpg" in output.err
+    assert "(such as scan.dcm)" in output.err
+    assert "1 file left out that lie in no class's folder (such as loose.png)" in output.err
+    assert "Thumbs" not in output.err
     assert "1 picture left out" in output.err
-    assert "broken.png cannot be read as a picture" in output.err
+    assert "broken.png is no picture" in output.err
     assert "other: left out, it is none of the classes across, down" in output.err
     assert "24 pictures to train on" in output.out
     held = read_holdings(read_task(task))
@@ -73,6 +91,42 @@ def test_a_node_and_whoever_asks_see_a_picture_alike(task: Path) -> None:
         assert isinstance(inputs, np.ndarray)
         same = (examples.inputs == inputs).all(axis=(1, 2, 3))
         assert examples.labels[same].tolist() == [1]
+
+
+RAMP = np.tile(np.linspace(0, 1, 12), (12, 1))
+INK = np.stack([np.zeros((12, 12)), RAMP], axis=2)  # black, and how opaque it is
+# How a ramp is written, whether a model sees it as it is, and a word of the note or the refusal.
+KINDS = {
+    "16.png": (Image.fromarray((65535 * RAMP).astype(np.uint16)), True, "16 bits"),
+    "12-of-16.png": (Image.fromarray((4095 * RAMP).astype(np.uint16)), False, "if they have 12"),
+    "32.tif": (Image.fromarray(RAMP.astype(np.float32)), False, "32 bits"),
+    "transparent.png": (Image.fromarray((255 * INK[:, ::-1]).astype(np.uint8)), True, "on white"),
+    "turned.jpg": (Image.fromarray((255 * RAMP.T[::-1]).astype(np.uint8)), True, "turned"),
+    "two.gif": (Image.fromarray((255 * RAMP).astype(np.uint8)), False, "2 pictures"),
+    "two-levels.png": (Image.fromarray(RAMP > 0.5), True, ""),
+    "palette.png": (Image.fromarray((255 * RAMP).astype(np.uint8)).convert("P"), True, ""),
+}
+
+
+@pytest.mark.parametrize("colours", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_picture_of_another_kind_is_the_same_or_refused(
+    tmp_path: Path, name: str, *, colours: bool
+) -> None:
+    picture, is_taken, word = KINDS[name]
+    path, exif = tmp_path / name, Image.Exif()
+    exif[0x0112] = 6 if name == "turned.jpg" else 1
+    others = {"save_all": True, "append_images": [Image.new("L", (12, 12))]}
+    picture.save(path, exif=exif, **(others if name == "two.gif" else {}))
+    form = Pictures(12, colours)
+    if not is_taken:
+        with pytest.raises(DataError, match=word):
+            read_picture(path, form)
+        return
+    seen = read_picture(path, form)
+    assert any(word in note for note in seen.notes) if word else not seen.notes
+    wanted = np.round(RAMP) if name == "two-levels.png" else RAMP
+    np.testing.assert_allclose(seen.values, np.broadcast_to(wanted, form.shape), atol=0.02)
 
 
 @pytest.mark.parametrize("model", ["cnn", "mlp", "logistic"])

@@ -1,14 +1,19 @@
 """CSV files: what is not as described is told, and the order of rows changes nothing."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flower_app.__main__ import main
+from flower_app.commands.own_questions import find_questions, own_questions
 from flower_app.errors import DataError
+from flower_app.settings import Settings
 from flower_app.tasks import Examples, node_examples, read_holdings, read_questions, read_task
+from flower_app.tasks.columns import canonical
 from flower_app.tasks.tables import read_examples
+from flower_app.training.work import own_examples, tell_of_servers_data
 from tests.flower_app.tasks.projects import HEADER, TASK, project, rows
 
 GOOD = [f"h{n},p{n},{10 * n},female,{n % 2}" for n in range(8)]
@@ -27,6 +32,11 @@ ADDED: dict[str, tuple[str, str, int]] = {
     "ragged rows": ("h9,p9,3,male", "(such as line 10)", 8),
     "an open quote": ('h9,p9,"3,male,1\nh9,p9,3,male,1', "a quotation mark too few", 9),
     "bytes of another encoding": ("h9,p9,3,m\udce4nnlich,1", "no UTF-8; save it in UTF-8", 9),
+    "ends of lines in a cell": ('h9,"p9\n\nx",3,male,1', "", 9),
+    "a row in a cell": ('h9,"p9\nh8,p10,3,male,0\n",3,male,1', "", 9),
+    "a cell that ends nowhere": ('h9,"p9\nh8,p9,3,male,0', "(such as line 10)", 9),
+    "Unicode's ends of lines": ("h9,p9\x0b\x85\u2028,3,male,1", "", 9),
+    "clients with zeros before": ("09,p9,3,male,1\n9.0,p9,3,male,1", "such as '09' and '9.0'", 10),
     "classes as floats": ("h9,p9,3,male,1.0", "", 9),
     "empty lines": ("\n,,,,\n", "", 8),
 }
@@ -65,9 +75,35 @@ def test_a_table_that_is_not_as_described(
         return
     task = read_task(path)
     assert len(read_examples(tmp_path / "visits.csv", task.form)) == remaining
-    left_out = name in ("an open quote", "bytes of another encoding")
+    left_out = name in ("an open quote", "bytes of another encoding", "a cell that ends nowhere")
     left_out = left_out or (remaining == 8 and bool(words))
     assert status == int(left_out)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ("1", "01", True),
+        ("1.50", "+1.5", True),
+        ("-0.0", "0", True),
+        ("1e+05", "100000", True),
+        (".5", "0.50", True),
+        ("110105194912310021", "110105194912310022", False),
+        ("0e001", "0e002", False),
+        ("12e5", "1200000", False),
+        ("inf", "Infinity", False),
+        ("p1", "P1", False),
+    ],
+)
+def test_which_texts_are_one(one: str, other: str, *, are_one: bool) -> None:
+    assert (canonical(one) == canonical(other)) is are_one
+
+
+def test_long_numbers_of_persons_stay_apart(tmp_path: Path) -> None:
+    lines = [f"h1,1101051949123100{n:02},{n},male,{n % 2}" for n in range(50)]
+    task = TASK.replace("test-share = 0.2", 'test-share = 0.2\nperson-column = "person"')
+    own = read_task(project(tmp_path, task=task, lines=lines))
+    assert len(set(read_examples(tmp_path / "visits.csv", own.form).keys)) == 50
 
 
 def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
@@ -80,6 +116,44 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
         for field in ("images", "labels"):
             values = (getattr(getattr(each.dataset, part), field) for each in (one, other))
             np.testing.assert_array_equal(*values)
+
+
+def test_what_is_left_out_stands_in_the_logs_of_servers_and_nodes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = project(tmp_path, lines=[*GOOD, "h9,p9,999,male,7", "h9,p9,999,male,1"])
+    settings = Settings.from_given({"task": str(path)})
+    for tell in (
+        lambda: tell_of_servers_data(settings),
+        lambda: own_examples(settings, tmp_path / "visits.csv"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            tell()
+        assert "1 row left out whose visit is none of 0, 1 (such as '7' in line 10)" in caplog.text
+        assert "age: 1 value is beyond its range" in caplog.text
+
+
+def test_a_row_of_values_may_be_longer_than_a_files_name(tmp_path: Path) -> None:
+    columns = "".join(f"measurement_{i} = [0, 1]\n" for i in range(40))
+    own = read_task(project(tmp_path, task=TASK.replace("age = [0, 110]\n", columns)))
+    row = Path(",".join(f"measurement_{i}=0.25" for i in range(40)))
+    ((_, name, inputs),) = own_questions(find_questions(row, own), own, notify=print)
+    assert name == str(row)
+    assert isinstance(inputs, np.ndarray)
+    assert inputs[:40].tolist() == [0.25] * 40
+
+
+def test_notes_of_a_typed_row_name_no_line(tmp_path: Path) -> None:
+    own, notes = read_task(project(tmp_path)), list[str]()
+    list(own_questions([Path("sex=other,age=200")], own, notify=notes.append))
+    assert notes == [
+        "age: 1 value is beyond its range [0, 110], brought to its nearer end (such as '200')",
+        "sex: 1 value is none of its categories (female, male), taken as missing (such as 'other')",
+    ]
+    del notes[:]
+    list(own_questions([Path("sex=male")], own, notify=notes.append))
+    assert notes == ["age: 1 value is missing, taken as the middle of its range, 55"]
 
 
 def test_a_row_becomes_what_its_columns_say(tmp_path: Path) -> None:

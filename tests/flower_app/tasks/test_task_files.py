@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flower_app.errors import SettingError
+from flower_app.__main__ import main
+from flower_app.errors import DataError, SettingError
 from flower_app.settings import Settings
-from flower_app.tasks import Number, build_for, read_task
+from flower_app.tasks import Number, build_for, read_holdings, read_task, server_test_data
 from tests.flower_app.tasks.projects import TASK, project
 
 FAULTS = {
@@ -21,6 +22,9 @@ FAULTS = {
     "a range turned round": ("[0, 110]", "[110, 0]", "age = [110, 0] is wrong; it must be the ra"),
     "a range of three": ("[0, 110]", "[0, 50, 110]", "[lowest, highest]"),
     "an infinite range": ("[0, 110]", "[0, inf]", "[lowest, highest]"),
+    "a range beyond single precision": ("[0, 110]", "[0, 1e39]", "single precision tells apart"),
+    "a range far from zero": ("[0, 110]", "[1600000000000, 1600000000001]", "a nearer origin"),
+    "a range as narrow as nothing": ("[0, 110]", "[0, 1e-320]", "single precision tells apart"),
     "one category": ('["female", "male"]', '["female"]', "sex = ['female'] is wrong"),
     "equal categories": ('["female", "male"]', '["1", "1.0"]', "sex = ['1', '1.0'] is wrong"),
     "one class": ('["0", "1"]', '["1"]', "two or more different texts"),
@@ -75,6 +79,27 @@ def test_a_task_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_a_deployments_task_names_test_rows_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = 'table = "visits.csv"\nclient-column = "household"\ntest-share = 0.2\n'
+    assert data in TASK
+    task = TASK.replace(data, 'test = "visits.csv"\nranges-are-public = true\n')
+    path = project(tmp_path, task=task)
+    dataset = server_test_data(read_task(path))
+    assert len(dataset.validation) + len(dataset.test) == 400
+    assert main(["check-data", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "task.toml is good: 400 rows to test on." in said
+    assert "those of a deployment lie on its nodes" in said
+    with pytest.raises(DataError, match="names no data to train on"):
+        read_holdings(read_task(path))
+    with pytest.raises(SettingError, match="client-column = 'household' is for a table"):
+        read_task(
+            project(tmp_path, task=task.replace("test =", 'client-column = "household"\ntest ='))
+        )
+
+
 def test_what_all_parties_must_mean_alike_is_in_the_digest(tmp_path: Path) -> None:
     changes = {
         "a range": ("[0, 110]", "[0, 120]"),
@@ -113,6 +138,8 @@ OWN_MODELS = {
     "def build(inputs, classes): return nn.Linear(inputs, classes + 1)": "end it with 2 outputs",
     "def build(inputs, classes): return nn.Linear(inputs + 1, classes)": "takes no inputs of shape",
     "def build(inputs, classes): return 3": "build gave int; return an nn.Module",
+    "import sys\nsys.exit(2)": "cannot be imported (SystemExit: 2)",
+    "def build(inputs, classes): raise SystemExit(2)": "failed (SystemExit: 2)",
     "def build(inputs, classes): raise KeyError('x')": "build(inputs, classes) failed (KeyError",
     "def other(inputs, classes): return 3": "has no function build",
     "import nothing_of_the_kind": "cannot be imported (ModuleNotFoundError",

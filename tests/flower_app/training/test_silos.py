@@ -13,6 +13,7 @@ from flower_app import client_app, server_app
 from flower_app.data import load_dataset, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
+from flower_app.report.classes import commonest_class
 from flower_app.report.report import write_report
 from flower_app.report.results_folder import ResultsFolder, closing_lines, trained_model
 from flower_app.settings import Settings
@@ -118,8 +119,12 @@ def test_a_run_that_protects_persons_says_so_everywhere(run: Run, tmp_path: Path
         assert sentence in page
     for wrong in ("Record-level", "one record", "records in all"):
         assert wrong not in page.replace(run.metrics["privacy"]["record_level"]["unit"], "")
+    commonest = f"{100 * commonest_class(run.metrics['accuracy']['confusion']):.2f} %"
+    assert f"{commonest} by always answering the commonest class" in page
     (tmp_path / "metrics.json").write_text(json.dumps(run.metrics | {"task": task}))
-    assert any("person-level" in line for line in closing_lines(tmp_path))
+    told = closing_lines(tmp_path)
+    assert any("person-level" in line for line in told)
+    assert told[0].endswith(f", and {commonest} by always answering the commonest class")
 
 
 def test_its_model_can_be_asked_and_its_end_is_told_like_any_other(run: Run) -> None:

@@ -11,6 +11,7 @@ from privacy.accounting import Budget, Full, calibrate_noise_multiplier
 from privacy.audit import (
     AuditResult,
     audit_training,
+    invert_batch,
     invert_first_linear_layer,
     match_gradient,
     one_hot_records,
@@ -120,6 +121,32 @@ def test_a_linear_layer_gives_its_input_away_exactly() -> None:
     with pytest.raises(ValueError, match="shape"):
         invert_first_linear_layer(gradients[0], gradients[0])
     assert not invert_first_linear_layer(torch.ones(2, 3), torch.zeros(2)).any()
+
+
+def test_a_sum_of_clients_gives_each_ones_input_away_and_noise_does_not() -> None:
+    """Six clients with an image each; each number's noise is half as large as the number."""
+    draw = torch.Generator().manual_seed(6)
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(100, 96), nn.ReLU(), nn.Linear(96, 10))
+    images, labels = torch.randn(6, 100, generator=draw), torch.arange(6)
+    gradients = torch.autograd.grad(
+        cross_entropy(model(images), labels, reduction="sum"), list(model.parameters())
+    )[:2]
+    weights, bias = gradients
+
+    def likeness(weights: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        rebuilt = invert_batch(weights, bias, examples=6)
+        both = torch.nan_to_num(torch.corrcoef(torch.cat([rebuilt, images])))
+        return both[:6, 6:].abs().amax(dim=0)
+
+    assert (likeness(weights, bias) > 0.999).all()
+    one = invert_batch(torch.outer(bias, images[0]), bias, examples=1)
+    torch.testing.assert_close(one, images[:1], rtol=1e-3, atol=1e-3)
+    size = float(weights.norm()) / weights.numel() ** 0.5
+    noised = [g + 0.5 * size * torch.randn(g.shape, generator=draw) for g in gradients]
+    assert (likeness(noised[0], noised[1]) < 0.5).all()
+    with pytest.raises(ValueError, match="shape"):
+        invert_batch(bias, bias, examples=2)
 
 
 def test_a_gradient_is_matched_by_its_input() -> None:

@@ -22,7 +22,7 @@ from flower_app.commands.page import page_of
 from flower_app.models.specs import MODELS
 from flower_app.tasks import read_task, task_spec
 from privacy.inference import InputContract
-from privacy.inference_service import Page
+from privacy.inference_service import Choice, Page
 from tests.flower_app.tasks.projects import project
 from tests.flower_app.tasks.test_pictures import TASK as PICTURES
 from tests.privacy.inference_service.serving import CONTRACT, Service
@@ -148,6 +148,22 @@ def test_a_heading_or_a_name_cannot_become_markup() -> None:
         ({"inputs": "hog"}, "which a page of hog does not make"),
         ({"feature_names": ("one",)}, "feature_names has 1 entries for 8"),
         ({"feature_units": ("mmol/l",) * 9}, "feature_units has 9 entries for 8"),
+        (
+            {"choices": (Choice("sex", 7, ("female", "male")),)},
+            "of the numbers 7, 8, and the input",
+        ),
+        ({"choices": (Choice("sex", 3, ()),)}, "of the numbers none"),
+        (
+            {"choices": (Choice("a", 0, ("x", "y")), Choice("b", 1, ("z",)))},
+            "two choices have .* 1",
+        ),
+        (
+            {
+                "choices": (Choice("sex", 0, ("female",)),),
+                "contract": InputContract((8,), (-1.0, 0.5), classes=3),
+            },
+            "needs 0 and 1 in the contract's range",
+        ),
         ({"service": "model.example"}, "write https://host:port"),
         ({"service": "javascript:alert(1)"}, "write https://host:port"),
         ({"service": "https://*"}, "write https://host:port"),
@@ -200,6 +216,9 @@ def test_the_command_writes_a_copy_for_a_table_of_ones_own(
     page = page_of(task_spec(read_task(task)), service="https://model.example:8443")
     assert file.read_bytes() == page.single_file
     assert data(page)["model"]["features"] == ["age", "sex = female", "sex = male"]
+    assert data(page)["model"]["contract"]["featureNames"] == data(page)["model"]["features"]
+    sex = {"name": "sex", "first": 1, "options": ["female", "male"]}
+    assert data(page)["model"]["choices"] == [sex]
     task.write_text(PICTURES)
     (task.parent / "clients").mkdir()
     assert main([*command, str(task), "cnn"]) == main(command[:-1]) == 1

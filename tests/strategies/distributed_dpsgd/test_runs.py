@@ -258,7 +258,7 @@ def test_a_policy_that_cannot_be_read_stays_on_the_node(
     (tmp_path / "policy.toml").write_text("max-epsilon = 3.1415\n")
     wire = Wire(silo_app(lambda silo: tmp_path / "policy.toml"), 4)
     logging.getLogger("flwr").addHandler(caplog.handler)
-    with pytest.raises(NoUsableReplyError):
+    with pytest.raises(NoUsableReplyError, match="the node declines"):
         strategy_of(tmp_path).start(wire, initial(), num_rounds=1)
     logging.getLogger("flwr").removeHandler(caplog.handler)
     assert "dataset is missing" in caplog.text

@@ -18,7 +18,7 @@ import pytest
 
 from privacy.inference.ckks import Ring, is_ternary
 from privacy.inference.messages import Reader
-from privacy.inference_service import InsecureNoAuthentication, Page
+from privacy.inference_service import Choice, InsecureNoAuthentication, Page
 from tests.privacy.inference_service.serving import CONTRACT, Service, X, small_model
 from tools import wire_vectors
 
@@ -193,6 +193,8 @@ def test_what_leaves_the_owner_has_no_secret_key_in_it(modules: Any) -> None:
         ({"degree": 1000}, "degree cannot be used"),
         ({"degree": "2048"}, "degree cannot be used"),
         ({"class_names": ["a", "b\u00a0c", "d"]}, "class_names cannot be used"),
+        ({"feature_names": ["a", "b"]}, "does not name all features"),
+        ({"feature_names": []}, "feature_names cannot be used"),
         ({"model_version": "none"}, "model_version cannot be used"),
         ({"logits": 4, "answers": [[0, 1, 2, 3]]}, "4 classes, not 3"),
         ({"parties": ["a", "b", "c"]}, "encrypted weights"),
@@ -409,6 +411,42 @@ def test_a_number_may_have_a_comma_and_what_is_none_or_two_is_not_sent(
         assert answer.inner_text() == str(small_model().predict(x).argmax())
         field.fill("0.1")  # to which this was no answer
         assert answer.count() == 0
+
+
+def test_numbers_that_belong_together_are_one_choice_and_what_is_not_known_is_left_empty(
+    serve: Serve, context: Any
+) -> None:
+    colour = Choice("colour", 2, ("red", "green", "blue"))
+    form = replace(PAGE, choices=(colour,), may_be_empty=True)
+    with serve(page=form) as service:
+        page = opened(context, service)
+        status(page, READY)
+        x = np.zeros((1, 8))  # the middle of the range, and of the colours none
+        button, answer = page.get_by_role("button", name="Ask"), page.locator("#answer strong")
+        assert page.locator("#numbers input, #numbers select").count() == 6
+        for chosen, value in ((None, 0.0), ("blue", -0.75), ("red", 0.5), ("not known", 1.0)):
+            x[:] = 0
+            x[0, 7] = value
+            if chosen is not None:
+                page.get_by_label("colour").select_option(chosen)
+                page.get_by_label(NAMES[7]).fill(str(value))
+            if chosen in colour.options:
+                x[0, 2 + colour.options.index(chosen)] = 1
+            page.locator("#status").evaluate("status => { status.textContent = ''; }")
+            button.click()
+            status(page, ANSWERED)
+            assert answer.inner_text() == str(small_model().predict(x).argmax())
+
+
+def test_a_choice_that_was_not_made_is_not_sent(serve: Serve, context: Any) -> None:
+    form = replace(PAGE, choices=(Choice("colour", 2, ("red", "green", "blue")),))
+    with serve(page=form) as service:
+        page = opened(context, service)
+        status(page, READY)
+        for name in (*NAMES[:2], *NAMES[5:]):
+            page.get_by_label(name).fill("0")
+        page.get_by_role("button", name="Ask").click()
+        assert page.get_by_label("colour").get_attribute("aria-invalid") == "true"
 
 
 def test_a_start_that_failed_is_tried_again_with_the_same_invitation(
