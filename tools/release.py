@@ -1,6 +1,6 @@
 """Build what leaves this repository: ``python -m tools.release FOLDER`` (``make release``).
 
-- the wheel ``bloomseal``;
+- the wheel ``bloomseal``, and its source distribution;
 - the wheel ``bloomseal-owner``: the same packages for who only asks encrypted questions, without
   Flower among its dependencies. An extra cannot take a dependency away;
 - the folder ``bloomseal``, which is published on Flower Hub.
@@ -27,10 +27,19 @@ _NOT_THE_OWNERS = {"flwr", "dp-accounting", "safetensors"}
 
 def wheel(project: Path, folder: Path) -> Path:
     """The wheel of a project, built into a folder."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    before = set(folder.glob("*.whl"))
+    return _built("wheel", "*.whl", project, folder)
+
+
+def sdist(folder: Path) -> Path:
+    """The source distribution, built into a folder: all that the wheel is built and tested from."""
+    return _built("sdist", "*.tar.gz", ROOT, folder)
+
+
+def _built(target: str, files: str, project: Path, folder: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
+    before = set(folder.glob(files))
     subprocess.run([*command, "--directory", str(folder)], cwd=project, check=True)
-    (built,) = set(folder.glob("*.whl")) - before
+    (built,) = set(folder.glob(files)) - before
     return built
 
 
@@ -77,11 +86,11 @@ def _copy_packages(folder: Path) -> None:
 def _is_of_a_release(path: Path) -> bool:
     if path.name == "bloomseal":
         return not path.is_symlink() and not (path / ".git").exists()
-    return path.is_file() and (path.suffix == ".whl" or path.name == "sbom.json")
+    return path.is_file() and path.name.endswith((".whl", ".tar.gz", "sbom.json"))
 
 
 def main(folder: Path) -> None:
-    """Build all three into a folder, in the place of those that are there.
+    """Build them all into a folder, in the place of those that are there.
 
     Raises
     ------
@@ -100,6 +109,7 @@ def main(folder: Path) -> None:
         else:
             each.unlink()
     print(wheel(ROOT, folder.resolve()))
+    print(sdist(folder.resolve()))
     print(owner_wheel(folder.resolve()))
     print(hub_folder(folder.resolve()))
 
@@ -107,7 +117,7 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         prog="python -m tools.release",
-        description="Builds the wheels and the folder for Flower Hub.",
+        description="Builds the wheels, the source distribution and the folder for Flower Hub.",
     )
     parser.add_argument("folder", type=Path, help="to write into, such as dist")
     main(parser.parse_args().folder)
