@@ -46,6 +46,15 @@ release-check: $(READY) ## Install every extra into an empty environment, run th
 	$(BIN)/python -m tools.environments $(ARGS)
 	$(BIN)/python -m pytest tests/integration/test_examples_installed.py --empty-environment
 
+.PHONY: compatibility
+compatibility: $(READY) ## Test with the oldest and newest versions of what we stand on (ARGS="oldest"; needs uv)
+	$(BIN)/python -m tools.compatibility $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(READY) ## Fuzz every parser of a stranger's bytes (ARGS="plan ledger --seconds 600")
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet 'atheris>=3'
+	$(BIN)/python -m fuzz $(ARGS)
+
 AUDIT := build/audit
 
 $(AUDIT)/.ready:

@@ -29,6 +29,10 @@ from privacy.correlated_noise import BLT, BandedMF, MinSeparation, relative_erro
 # Each of a model's arrays travels as an .npy file.
 _HEADER_BYTES = 128
 _ARRAYS = {"hog-linear": 1, "mlp": 4, "cnn": 6, "relu-cnn": 6}
+_FEW_BANDS = 4
+COMPARED = ("lattice", "amplified", "banded", "blt")
+"""Mechanisms, those first whose cohorts must stay secret."""
+
 RATES_IN_TURNS = (0.02, 0.05, 0.1, 0.2, 0.5)
 SAMPLING_RATES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -49,12 +53,12 @@ class Question:
 
 @dataclass(frozen=True)
 class OwnModel:
-    """A model of the user's: so many ``arrays`` and ``parameters``, and its momentum and S."""
+    """A model of the user's: ``arrays``, ``parameters``, momentum, and S, None where it is open."""
 
     arrays: int
     parameters: int
     server_momentum: float
-    clipping_norm: float
+    clipping_norm: float | None
 
     @property
     def message_bytes(self) -> int:
@@ -75,13 +79,18 @@ class Option:
         infinite.
     noise_share : float or None
         The noise on each parameter of the round's average, as a share of the clipping norm:
-        z / (q·N). Smaller is better.
+        z / (q·N); where it is correlated, of independent noise that would leave as much in the
+        models. Smaller is better.
     round_bytes : float
         Expected bytes that a round moves, to and from its cohort.
     client_bytes : float
         Expected bytes that one client moves in the whole run.
     round_seconds : float or None
         Scaled from a measured round, or None where none was measured.
+    way : str
+        Sampling and mechanism, as a strategy takes them.
+    secret : bool
+        Whether ε holds only while nobody learns who was drawn.
     """
 
     sampling_rate: float
@@ -93,6 +102,21 @@ class Option:
     round_bytes: float
     client_bytes: float
     round_seconds: float | None
+    way: str
+    secret: bool
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What a mechanism asks of clients and leaves in the models.
+
+    ``releases`` of a client, sampled so; ``left``, the share of the noise that stays.
+    """
+
+    words: str
+    sampling: Poisson | Full
+    releases: int
+    left: float = 1.0
 
 
 def options(
@@ -102,73 +126,39 @@ def options(
     rounds: Sequence[int],
     spent: Sequence[Event] = (),
     own: OwnModel | None = None,
+    mechanism: str = "lattice",
 ) -> Iterator[Option]:
     """Work out every combination of sampling rate and number of rounds, one after another.
 
-    ``spent`` is what the clients' ledger has, from the same budget; ``own`` has the figures of a
-    model that is not the app's.
-    """
-    size = own.message_bytes if own else message_bytes(question.model)
-    for count in rounds:
-        for rate in rates:
-            cohort = rate * question.population
-            try:
-                z: float | None = calibrate_noise_multiplier(
-                    sampling=Poisson(rate), rounds=count, budget=question.budget, spent=spent
-                )
-            except ValueError:
-                z = None
-            yield Option(
-                sampling_rate=rate,
-                rounds=count,
-                noise_multiplier=z,
-                cohort=cohort,
-                epsilon_without_amplification=None
-                if z is None
-                else _without_amplification(z, count, question.budget.delta, spent),
-                noise_share=None if z is None else z / cohort,
-                round_bytes=2 * size * cohort,
-                client_bytes=2 * size * rate * count,
-                round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
-            )
-
-
-def options_in_turns(
-    question: Question,
-    *,
-    rates: Sequence[float],
-    rounds: Sequence[int],
-    spent: Sequence[Event] = (),
-    own: OwnModel | None = None,
-    buffered: bool = False,
-) -> Iterator[Option]:
-    """As :func:`options` with correlated noise, where each of b groups is asked in turn: q = 1/b.
-
-    Of b bands, or of a BLT's buffers.
-
-    ``noise_share`` is that of independent noise which would leave as much in the models. What a
-    client pays needs no secret, so that ε without amplification is ε.
+    Parameters
+    ----------
+    spent : sequence of Event
+        What the clients' ledger has, from the same budget.
+    own : OwnModel, optional
+        The figures of a model that is not the app's.
+    mechanism : str
+        ``lattice``: independent noise, Poisson cohorts. ``banded`` or ``blt``: correlated noise;
+        each of 1/q groups is asked in turn, and what a client pays needs no secret, so that ε
+        without amplification is ε. ``amplified``: a few bands, with cohorts that are drawn, in
+        secret, within the groups.
     """
     size = own.message_bytes if own else message_bytes(question.model)
     momentum = own.server_momentum if own else RECIPES[question.model].server_momentum
     for count in rounds:
         for rate in rates:
-            groups = CyclicGroups(round(1 / rate))
-            turns, cohort = groups.participations(count), question.population / groups.groups
+            way = _way(mechanism, rate, count, momentum)
+            in_turns = way.sampling == Full()
+            cohort = question.population * (1 / round(1 / rate) if in_turns else rate)
+            asked = way.releases if in_turns else rate * count
             try:
                 z: float | None = calibrate_noise_multiplier(
-                    sampling=Full(), rounds=turns, budget=question.budget, spent=spent
+                    sampling=way.sampling,
+                    rounds=way.releases,
+                    budget=question.budget,
+                    spent=spent,
                 )
             except ValueError:
                 z = None
-            mechanism = BLT() if buffered else BandedMF(groups.groups)
-            factor = mechanism.factor(rounds=count, momentum=momentum, groups=groups.groups)
-            left = relative_error(
-                factor.coefficients,
-                rounds=count,
-                participation=MinSeparation(groups.groups),
-                momentum=momentum,
-            )
             yield Option(
                 sampling_rate=rate,
                 rounds=count,
@@ -176,12 +166,33 @@ def options_in_turns(
                 cohort=cohort,
                 epsilon_without_amplification=None
                 if z is None
-                else _without_amplification(z, turns, question.budget.delta, spent),
-                noise_share=None if z is None else z * left / cohort,
+                else _without_amplification(z, way.releases, question.budget.delta, spent),
+                noise_share=None if z is None else z * way.left / cohort,
                 round_bytes=2 * size * cohort,
-                client_bytes=2 * size * turns,
+                client_bytes=2 * size * asked,
                 round_seconds=_round_seconds(question.model, cohort, measured_rounds()),
+                way=way.words,
+                secret=isinstance(way.sampling, Poisson) and way.sampling.rate < 1,
             )
+
+
+def _way(mechanism: str, rate: float, rounds: int, momentum: float) -> _Way:
+    if mechanism == "lattice":
+        return _Way(f"Poisson({rate:g}), LatticeGaussian()", Poisson(rate), rounds)
+    groups = round(1 / rate)
+    bands = min(_FEW_BANDS, groups) if mechanism == "amplified" else groups
+    turns = CyclicGroups(bands, min(1.0, rate * bands) if mechanism == "amplified" else 1.0)
+    noise = BLT() if mechanism == "blt" else BandedMF(bands)
+    factor = noise.factor(rounds=rounds, momentum=momentum, groups=bands)
+    left = relative_error(
+        factor.coefficients,
+        rounds=rounds,
+        participation=MinSeparation(bands),
+        momentum=momentum,
+    )
+    drawn = f"{bands}" if turns.rate == 1 else f"{bands}, {turns.rate:g}"
+    named = "BLT()" if mechanism == "blt" else f"BandedMF({bands})"
+    return _Way(f"CyclicGroups({drawn}), {named}", turns.within, turns.participations(rounds), left)
 
 
 def expected_accuracy(

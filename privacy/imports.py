@@ -1,8 +1,10 @@
 """Imports that may wait, or fail: of public names, and of packages that come with an extra."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -59,6 +61,16 @@ def needing(user: str, *, extra: str) -> Iterator[None]:
             if missing in EXTRAS[brought_by]:
                 raise MissingExtraError(user, missing, brought_by) from error
         raise
+
+
+def need_installed(*packages: str) -> None:
+    """Raise ``ModuleNotFoundError`` for the first that is not installed; none is loaded.
+
+    Within :func:`needing`, before other processes import them.
+    """
+    for name in packages:
+        if name not in sys.modules and find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def loaded_later(

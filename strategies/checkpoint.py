@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.supercore.utils import get_flwr_home
 
 from privacy.accounting import Position
-from privacy.arguments import lasting_file
+from privacy.arguments import lasting_file, number, text, whole
 from privacy.array_files import ArrayFile
 from privacy.json_text import read_json
 from strategies.clipping import AdaptiveClipping, Clipping
@@ -220,16 +220,36 @@ class Checkpoint:
             raise CheckpointError(f"{path} is not a checkpoint of this strategy")
         if not file.is_whole:
             raise CheckpointError(f"{path} was altered after it was written; use another one")
-        state = read_json(file.text)
-        return cls(
-            run=state["run"],
-            round=state["round"],
-            noise_multiplier=state["noise_multiplier"],
-            position=Position(*state["position"]),
-            settings=state["settings"],
-            arrays=file.arrays,
-            rows=NoiseRows(*state["rows"]) if "rows" in state else None,
+        try:
+            return cls._read(read_json(file.text), file.arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} holds no state of a run ({error}); use another checkpoint"
+            ) from error
+
+    @classmethod
+    def _read(cls, state: Mapping[str, Any], arrays: Mapping[str, Vector]) -> "Checkpoint":
+        records, digest = state["position"]
+        rows = None
+        if "rows" in state:
+            instance, count, tag = state["rows"]
+            rows = NoiseRows(
+                text("rows.instance", instance),
+                whole("rows.count", count, least=0),
+                text("rows.tag", tag),
+            )
+        checkpoint = cls(
+            run=text("run", state["run"]),
+            round=whole("round", state["round"], least=0),
+            noise_multiplier=number("noise_multiplier", state["noise_multiplier"], least=0),
+            position=Position(whole("position", records, least=0), str(digest)),
+            settings=text("settings", state["settings"]),
+            arrays=arrays,
+            rows=rows,
         )
+        if not checkpoint.slot("privacy").keys() >= {"rounds", "epsilon", "aborted"}:
+            raise ValueError("it has no privacy slot")
+        return checkpoint
 
 
 @dataclass

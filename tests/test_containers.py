@@ -85,6 +85,15 @@ def test_compose_and_image_ask_the_same_health_check(name: str) -> None:
     assert name == "supernode" or f"--port={port[1]}" in asked  # a SuperNode's own is 9094
 
 
+def test_questions_of_invitations_can_be_counted_beside_the_tokens() -> None:
+    service = COMPOSE["services"]["service"]
+    (tokens,) = (each for each in service["command"] if each.startswith("--tokens="))
+    folder = tokens.removeprefix("--tokens=").rpartition("/")[0]
+    assert f"service-tokens:{folder}" in service["volumes"]
+    runtime = DOCKERFILE.split(" AS runtime\n")[1]
+    assert f" {folder} " in runtime.split("install -d -o 10001")[1].split("&&")[0]
+
+
 def test_no_stage_that_runs_is_roots() -> None:
     runtime = DOCKERFILE.split(" AS runtime\n")[1]
     assert "\nUSER 10001:10001\n" in runtime

@@ -1,5 +1,6 @@
 """What leaves the repository, as those who take it will check it."""
 
+import re
 import tomllib
 import zipfile
 from io import BytesIO
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from privacy.imports import EXTRAS
-from tools.release import hub_folder, owner_project
+from tools.release import hub_folder, main, owner_project
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,3 +69,28 @@ def test_the_owners_wheel_asks_for_neither_flower_nor_pytorch() -> None:
     assert asked >= {"numpy", "cryptography", "numba", "httpx"}
     heavy = set().union(*EXTRAS.values()) - EXTRAS["owner"] - EXTRAS[""]
     assert not asked & (heavy | {"flwr", "dp-accounting", "safetensors"})
+
+
+def test_the_release_workflow_runs_no_action_that_can_change_and_holds_no_secret() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    actions = re.findall(r"uses: (\S+)(.*)", text)
+    assert len(actions) >= 5
+    for action, comment in actions:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), action
+    assert "secrets." not in text
+    assert text.count("id-token: write") == 1
+    for module in re.findall(r"python -m (tools\.\w+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+
+
+def test_a_folder_that_holds_anything_else_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old.whl").write_bytes(b"")
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit, match=r"holds thesis\.tex too; name a folder for releases"):
+        main(tmp_path)
+    (tmp_path / "thesis.tex").unlink()
+    (tmp_path / "bloomseal" / ".git").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="holds bloomseal too"):
+        main(tmp_path)
+    assert (tmp_path / "old.whl").exists()

@@ -1,8 +1,9 @@
 """Install each extra into an empty environment: ``python -m tools.environments [NAME ...]``.
 
-Prints a table of what pip installed, how large it is and how long that took, and runs in each
-environment what the extra promises. A NAME is one of those in the table; all are taken without one.
-``--python PATH`` takes another interpreter. Environments are removed at once: some are gigabytes.
+Prints a table of what was installed, how large it is, with and without compiled modules, and how
+long that took, and runs in each environment what the extra promises. A NAME is one of those in the
+table; all are taken without one. ``--python PATH`` takes another interpreter, ``--uv`` has uv
+install instead of pip. Environments are removed at once: some are gigabytes.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.release import ROOT, owner_wheel, wheel
+from tools.release import ROOT, owner_wheel, sdist, wheel
 
 EXAMPLES = ROOT / "examples"
 
@@ -163,13 +164,15 @@ def _example(name: str, package: str, nodes: int) -> Command:
 
 _HEAVY = frozenset({"torch", "tenseal", "ray", "matplotlib", "opacus", "numba"})
 _OWNERS = frozenset({"numba", "tenseal"})
+# Those in which an answer, or a model, that was made in this environment is used: it needs PyTorch.
+_ASKING = frozenset({"bloomseal-owner", "bloomseal[owner]", "bloomseal[service]"})
 _NUMPY = _example("numpy_from_fedavg", "meters", 1000)
 _SKLEARN = _example("sklearn_breast_cancer", "cancer", 100)
 
 
 def environments(folder: Path) -> dict[str, Environment]:
     """The environments by the names of the table; wheels, an answer and a model lie in a folder."""
-    ours, owners = wheel(ROOT, folder), owner_wheel(folder)
+    ours, owners, source = wheel(ROOT, folder), owner_wheel(folder), sdist(folder)
     answer: Command = ("-c", _OWNER, str(folder))
 
     def extra(name: str, without: frozenset[str], *commands: Command) -> Environment:
@@ -177,6 +180,7 @@ def environments(folder: Path) -> dict[str, Environment]:
 
     return {
         "bloomseal": Environment((str(ours),), _HEAVY, (_NUMPY, _PLAN, ("-c", _SUMS))),
+        "bloomseal, from its source": Environment((str(source),), _HEAVY, (_NUMPY, ("-c", _SUMS))),
         "bloomseal and scikit-learn": Environment((str(ours), "scikit-learn"), _HEAVY, (_SKLEARN,)),
         "bloomseal[simulation]": extra("simulation", _HEAVY - {"ray"}, _NUMPY),
         "bloomseal-owner": Environment((str(owners),), (_HEAVY | {"flwr"}) - _OWNERS, (answer,)),
@@ -216,19 +220,20 @@ def _run(python: Path, command: Command, folder: Path) -> str:
     return done.stdout
 
 
-def _megabytes(folder: Path) -> float:
-    """Of all files, the two of pip that every environment has left out."""
-    return (
-        sum(
-            path.lstat().st_size
-            for path in folder.rglob("*")
-            if path.is_file() and not path.is_symlink() and "pip" not in path.parts
-        )
-        / 1e6
-    )
+def _megabytes(folder: Path) -> tuple[float, float]:
+    """Of all files, and of those that are no compiled modules; pip itself is left out."""
+    total = compiled = 0
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and "pip" not in path.parts:
+            size = path.lstat().st_size
+            total += size
+            compiled += size * (path.suffix == ".pyc")
+    return total / 1e6, (total - compiled) / 1e6
 
 
-def measure(name: str, environment: Environment, interpreter: str, scratch: Path) -> None:
+def measure(
+    name: str, environment: Environment, interpreter: str, scratch: Path, *, uv: bool
+) -> None:
     """Print packages, megabytes and seconds of one environment, and run its programs."""
     with tempfile.TemporaryDirectory(dir=scratch) as place:
         folder = Path(place) / "env"
@@ -236,15 +241,19 @@ def measure(name: str, environment: Environment, interpreter: str, scratch: Path
         python = folder / "bin" / "python"
         started = time.perf_counter()
         install = [str(python), "-m", "pip", "install", "--quiet", *environment.asked]
+        if uv:
+            options = ("--quiet", "--compile-bytecode", "--python", str(python))
+            install = ["uv", "pip", "install", *options, *environment.asked]
         subprocess.run(install, env=_clean(), check=True)
         seconds = time.perf_counter() - started
         (site,) = folder.glob("lib/python3*/site-packages")
-        size = _megabytes(folder)
+        size, uncompiled = _megabytes(folder)
         unwanted = {name for name in environment.without if (site / name).exists()}
         if unwanted:
             raise SystemExit(f"{environment.asked} brought {', '.join(sorted(unwanted))}")
         packages = sum(1 for _ in site.glob("*.dist-info")) - 1
-        print(f"| `{name}` | {packages} | {size:.0f} | {seconds:.0f} |", flush=True)
+        row = f"| `{name}` | {packages} | {size:,.0f} | {uncompiled:,.0f} | {seconds:.0f} |"
+        print(row, flush=True)
         _run(python, ("-m", "pip", "check"), Path(place))
         for command in environment.commands:
             print(_run(python, command, Path(place))[-500:], file=sys.stderr)
@@ -255,17 +264,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--python", default=sys.executable, metavar="PATH")
+    parser.add_argument("--uv", action="store_true", help="install with uv")
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="environments-"))
     try:
-        subprocess.run([sys.executable, "-c", _ANSWER, scratch], cwd=ROOT, check=True)
         known = environments(scratch)
         if wrong := set(options.names) - known.keys():
             raise SystemExit(f"{', '.join(wrong)}: not one of {', '.join(known)}")
+        if _ASKING & set(options.names or known):
+            subprocess.run([sys.executable, "-c", _ANSWER, scratch], cwd=ROOT, check=True)
         version = _run(Path(options.python), ("--version",), scratch).strip()
-        print(f"| {version}, pip installs | packages | MB | s |\n|---|---|---|---|", flush=True)
+        by = "uv" if options.uv else "pip"
+        print(f"| {version}, by {by} | packages | MB | MB, not compiled | s |", flush=True)
+        print("|---|---|---|---|---|", flush=True)
         for name in options.names or known:
-            measure(name, known[name], options.python, scratch)
+            measure(name, known[name], options.python, scratch, uv=options.uv)
     finally:
         shutil.rmtree(scratch)
 

@@ -1,11 +1,12 @@
 """Build what leaves this repository: ``python -m tools.release FOLDER`` (``make release``).
 
-- the wheel ``bloomseal``;
+- the wheel ``bloomseal``, and its source distribution;
 - the wheel ``bloomseal-owner``: the same packages for who only asks encrypted questions, without
   Flower among its dependencies. An extra cannot take a dependency away;
 - the folder ``bloomseal``, which is published on Flower Hub.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,19 @@ _NOT_THE_OWNERS = {"flwr", "dp-accounting", "safetensors"}
 
 def wheel(project: Path, folder: Path) -> Path:
     """The wheel of a project, built into a folder."""
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-    before = set(folder.glob("*.whl"))
+    return _built("wheel", "*.whl", project, folder)
+
+
+def sdist(folder: Path) -> Path:
+    """The source distribution, built into a folder: all that the wheel is built and tested from."""
+    return _built("sdist", "*.tar.gz", ROOT, folder)
+
+
+def _built(target: str, files: str, project: Path, folder: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
+    before = set(folder.glob(files))
     subprocess.run([*command, "--directory", str(folder)], cwd=project, check=True)
-    (built,) = set(folder.glob("*.whl")) - before
+    (built,) = set(folder.glob(files)) - before
     return built
 
 
@@ -73,14 +83,41 @@ def _copy_packages(folder: Path) -> None:
     shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
 
 
+def _is_of_a_release(path: Path) -> bool:
+    if path.name == "bloomseal":
+        return not path.is_symlink() and not (path / ".git").exists()
+    return path.is_file() and path.name.endswith((".whl", ".tar.gz", "sbom.json"))
+
+
 def main(folder: Path) -> None:
-    """Build all three into a folder, which is emptied first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Build them all into a folder, in the place of those that are there.
+
+    Raises
+    ------
+    SystemExit
+        If the folder holds anything else: it is none of releases, and nothing is deleted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted(each.name for each in folder.iterdir() if not _is_of_a_release(each))
+    if others:
+        raise SystemExit(
+            f"error: {folder} holds {others[0]} too; name a folder for releases, such as dist"
+        )
+    for each in folder.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
     print(wheel(ROOT, folder.resolve()))
+    print(sdist(folder.resolve()))
     print(owner_wheel(folder.resolve()))
     print(hub_folder(folder.resolve()))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.release",
+        description="Builds the wheels, the source distribution and the folder for Flower Hub.",
+    )
+    parser.add_argument("folder", type=Path, help="to write into, such as dist")
+    main(parser.parse_args().folder)

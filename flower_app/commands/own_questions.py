@@ -1,6 +1,7 @@
 """Questions to a model of a user's own data: rows of CSV files, rows as values, pictures."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from flower_app.tasks import (
     read_picture,
     read_questions,
 )
+
+_OF_A_LINE = re.compile(r" \(such as line 1\)$| in line 1(?=\)$)")  # a typed row is in no file
 
 Question = tuple[int, str, NDArray[Any] | DataError]
 """The number of its file, its own name, and its inputs or the reason why there are none."""
@@ -103,6 +106,6 @@ def _row(text: str, task: Task, notify: Callable[[str], None]) -> NDArray[np.flo
     at = {name: place for place, name in enumerate(names)}
     inputs, notes = encoded(task.columns, [list(cells.values())], [1], at, commas=False)
     for note in notes:
-        notify(note)
+        notify(_OF_A_LINE.sub("", note))
     row: NDArray[np.float32] = inputs[0]
     return row

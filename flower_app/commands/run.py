@@ -13,6 +13,7 @@ from flower_app.processes.follow import follow
 from flower_app.settings import PATHS_OF_THE_SERVER, Settings, write_run_config
 from flower_app.tasks import read_holdings
 from flower_app.training.resumption import with_settings_of_run
+from privacy.imports import need_installed
 
 
 def add_command(commands: Any) -> None:
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     for name, value in (("--nodes", options.nodes), ("--cpus", options.cpus)):
         if value < 1:
             raise SettingError(f"{name} {value} is wrong; it must be at least 1")
+    need_installed("ray", "opacus", "matplotlib", "jinja2")
     from flower_app.training.assembly import (
         check_run,  # brings the libraries that --help does without
     )

@@ -33,6 +33,7 @@ from privacy.inference_service import (
 from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
 from privacy.inference_service.page import check_origins
+from privacy.inference_service.questions import Questions
 
 _DEFAULTS = ServiceLimits()
 
@@ -212,15 +213,20 @@ def _from_file(file: Path) -> _Model:
             "weights; a service has them in the clear. Compile it without parties"
         )
     contract = InputContract(
-        plan.input_shape, plan.input_range, plan.classes, multi_label=plan.multi_label
+        plan.input_shape,
+        plan.input_range,
+        plan.classes,
+        multi_label=plan.multi_label,
+        feature_names=plan.feature_names,
     )
+    title = "Ask about numbers, without showing them"
     is_vector = len(plan.input_shape) == 1
     return _Model(
         file.name,
         lambda memory: evaluator_process(
             "privacy.inference.evaluator", str(file.resolve()), memory=memory
         ),
-        Page("Ask about numbers, without showing them", contract, "numbers") if is_vector else None,
+        Page(title, contract, "numbers", plan.feature_names) if is_vector else None,
         ("QUESTIONS",),
         plan.to_json(),
     )
@@ -295,10 +301,13 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
 def _given_tokens(path: Path) -> TokenFile:
     tokens = TokenFile(path)
     try:
-        if not tokens.callers():
+        callers = tokens.callers()
+        if not callers:
             raise SettingError(
                 f"{path} holds no tokens; make one: python -m flower_app token add {path} NAME"
             )
+        if any(caller.questions is not None for caller in callers):
+            Questions(tokens.questions_file).check()
     except TokenFileError as error:
         raise SettingError(str(error)) from error
     return tokens

@@ -98,7 +98,7 @@ def _of_the_user(name: str, shape: tuple[int, ...], classes: int, home: Path) ->
         raise wrong("model", name, f"{module_name} has no function {function}; name one it has")
     try:
         model: Any = build(shape[0] if len(shape) == 1 else shape, classes)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise wrong(
             "model",
             name,
@@ -121,7 +121,7 @@ def _module(name: str, module_name: str, home: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise wrong(
             "model",
             name,

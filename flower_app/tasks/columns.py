@@ -160,6 +160,12 @@ def canonical(cell: str) -> str:
     return plain if plain == "0" else sign + plain
 
 
+def can_be_told_apart(low: float, high: float) -> bool:
+    """Whether a model, which computes in single precision, sees where in a range a number lies."""
+    largest = max(abs(low), abs(high))
+    return largest <= 1e30 and high / 2 - low / 2 > 1e-6 * largest and high - low > 1e-30
+
+
 def as_number(cell: str, *, commas: bool = False) -> float | None:
     """The number that a cell holds; None if it is none, such as Python's ``1_000``.
 

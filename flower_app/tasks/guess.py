@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_app.errors import DataError
-from flower_app.tasks.columns import MISSING, Category, Column, Number, as_number, canonical
+from flower_app.tasks.columns import (
+    MISSING,
+    Category,
+    Column,
+    Number,
+    as_number,
+    can_be_told_apart,
+    canonical,
+)
 from flower_app.tasks.pictures import Pictures
 from flower_app.tasks.tables import check_names, read_cells
 
@@ -229,6 +237,8 @@ def _column(name: str, cells: Sequence[str], *, commas: bool) -> tuple[Column | 
         low, high = min(numbers), max(numbers)
         if len(set(numbers)) == len(cells) and name.lower().split("_")[-1] in ("id", "index", ""):
             return None, "left out, its values number the rows"
+        if not can_be_told_apart(low, high):
+            return None, "left out, its numbers differ too little, or are too large, for a model"
         others = len(known) - len(numbers)
         return (
             Number(name, low, high),

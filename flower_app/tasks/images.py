@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +14,6 @@ from flower_app.tasks.pictures import Pictures
 from flower_app.tasks.tables import Examples
 from privacy.imports import needing
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from flower_app.pictures.decoding import Opened
-
-_MOST_PIXELS = 50_000_000
 _MOST_BYTES = 1 << 28
 _OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
 
@@ -133,57 +126,16 @@ def read_picture(path: Path, form: Pictures) -> Picture:
         If it cannot be read, has 32 bits a pixel, or is several.
     """
     with needing("a picture", extra="owner"):
-        from flower_app.pictures.decoding import opened
+        from flower_app.pictures.scaled import read_scaled
 
     try:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise DataError(f"has more than {_MOST_BYTES >> 20} MB; make it smaller")
-        with opened(content) as picture:
-            return _scaled(picture, form)
+        values, notes = read_scaled(content, side=form.side, colours=form.colours)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except DataError as error:
         raise DataError(f"{path} {error}") from error
-
-
-def _scaled(picture: "Opened", form: Pictures) -> Picture:
-    from PIL import Image
-
-    width, height = picture.image.size
-    if width * height > _MOST_PIXELS:
-        raise DataError(f"has more than {_MOST_PIXELS:,} pixels; make it smaller")
-    notes = [*picture.notes]
-    plain = _eight_bits(picture, notes).convert("RGB" if form.colours else "L")
-    if (width, height) != (form.side, form.side):
-        notes.append(f"of another size, scaled to {form.side} by {form.side}")
-    scaled = plain.resize((form.side, form.side), Image.Resampling.BILINEAR)
-    array = np.asarray(scaled, dtype=np.float32) / np.float32(255)
-    return Picture(np.moveaxis(array, 2, 0) if form.colours else array[None], tuple(notes))
-
-
-def _eight_bits(picture: "Opened", notes: list[str]) -> "Image.Image":
-    """The picture with 8 bits a pixel and colour, and nothing transparent."""
-    from PIL import Image
-
-    from flower_app.pictures.decoding import from_16_bits, transparency
-
-    image = picture.image
-    if picture.numbers is not None:
-        cover = transparency(picture)
-        numbers, note = from_16_bits(picture.numbers)
-        notes.append(note)
-        image = Image.fromarray(numbers.astype(np.uint8))
-        if cover is not None:
-            image.putalpha(Image.fromarray(cover.astype(np.uint8)))
-    elif image.mode == "1":
-        return image.convert("L")
-    if image.has_transparency_data:
-        layers = image.convert("RGBA")
-        if np.asarray(layers.getchannel("A")).min() < 255:
-            white = Image.new("RGBA", layers.size, "white")
-            notes.append("its transparent parts laid on white")
-            return Image.alpha_composite(white, layers).convert("RGB")
-        return layers.convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
+    return Picture(values, tuple(notes))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flower_app.errors import SettingError
-from flower_app.tasks.columns import Category, Column, Number, canonical
+from flower_app.tasks.columns import Category, Column, Number, can_be_told_apart, canonical
 from flower_app.tasks.pictures import Pictures
 from flower_app.tasks.tables import TableForm
 
@@ -346,6 +346,13 @@ def _columns(section: _Section) -> tuple[Column, ...]:
                 given,
                 "the range of a number, [lowest, highest], or a list of categories as text, "
                 '["a", "b"]; both from public knowledge',
+            )
+        if isinstance(column, Number) and not can_be_told_apart(column.low, column.high):
+            raise section.wrong(
+                name,
+                given,
+                "a range whose numbers single precision tells apart: within 1e30, and wide beside "
+                "its ends. Count from a nearer origin, such as days since 2020",
             )
         columns.append(column)
     if not columns:

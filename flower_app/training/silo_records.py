@@ -16,6 +16,7 @@ from flower_app.training.work import (
     model_of,
     own_examples,
     partitions_of,
+    tell_of_data,
 )
 from privacy.training import Persons
 from strategies import SiloTask
@@ -64,9 +65,10 @@ def _task_examples(task: Task, settings: Settings, context: Context, *, test: bo
         held = read_holdings(task)
         return (held.testing if test else held.training)[silo]
     node = context.node_config
-    if test and "test-dir" in node:
-        return node_examples(task, own_folder(node, "test-dir", "this node's test data"))
-    place = own_folder(node, "data-dir", "this node's data")
+    own_tests = test and "test-dir" in node
+    key, purpose = ("test-dir", "test data") if own_tests else ("data-dir", "data")
+    place = own_folder(node, key, f"this node's {purpose}")
+    tell_of_data(node_examples(task, place))
     return node_examples(task, place, test=test, apart="test-dir" not in node)
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from logging import WARNING
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flwr.supercore import log
 
@@ -31,8 +32,25 @@ def check_tracking(settings: Settings) -> None:
             name,
             f"it is not installed in the environment of the run: pip install 'bloomseal[{name}]'",
         )
-    if name != "wandb" and uri and ":" not in uri and not Path(uri).expanduser().is_absolute():
+    password = _password(uri)
+    if password:
+        raise wrong(
+            "tracking-uri",
+            uri.replace(password, "..."),
+            "it holds a password, which would stand in the run's files and its report: leave it "
+            "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a database "
+            "what its client reads, such as PGPASSWORD) where the ServerApp runs",
+        )
+    is_path = name == "tensorboard" or (name == "mlflow" and ":" not in uri)
+    if uri and is_path and not Path(uri).expanduser().is_absolute():
         raise wrong("tracking-uri", uri, NOT_ABSOLUTE)
+
+
+def _password(uri: str) -> str | None:
+    try:
+        return urlsplit(uri).password
+    except ValueError:  # brackets that are no address; the tracker says so
+        return None
 
 
 @contextmanager
@@ -90,7 +108,7 @@ def _writer(
     public: dict[str, Any] = {
         name: value
         for name, value in settings.as_config().items()
-        if name not in PATHS_OF_THE_SERVER and value != ""
+        if name not in (*PATHS_OF_THE_SERVER, "tracking-uri") and value != ""
     }
     timing = not settings.deployed  # how long clients took is theirs, unless they are simulated
     if settings.tracking == "tensorboard":

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache
+from logging import INFO, WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import Message
+from flwr.supercore import log
 
 from flower_app.data import (
     ClientData,
@@ -24,6 +26,8 @@ from flower_app.errors import DeclinedError, SettingError, counted
 from flower_app.models.specs import MODELS, ModelSpec
 from flower_app.settings import Settings
 from flower_app.tasks import (
+    Examples,
+    Holdings,
     Task,
     as_client_data,
     build_for,
@@ -123,6 +127,25 @@ def client_share(settings: Settings, clients: int, client: int) -> ClientData:
     )
 
 
+def tell_of_data(data: Examples | Holdings) -> None:
+    """Log what of a task's data is left out, and what was converted."""
+    for fault in data.faults:
+        log(WARNING, "%s", fault)
+    for note in data.notes:
+        log(INFO, "%s", note)
+
+
+def tell_of_servers_data(settings: Settings) -> None:
+    """Log it of the data that a task's server has: all of a simulation's, or its test data."""
+    task = settings.own_task
+    if task is None:
+        return
+    if not settings.deployed:
+        tell_of_data(read_holdings(task))
+    elif task.test is not None:
+        tell_of_data(node_examples(task, task.test))
+
+
 def own_examples(settings: Settings, place: Path) -> ClientData:
     """The examples at a deployed node's own place, for training or for testing.
 
@@ -133,7 +156,9 @@ def own_examples(settings: Settings, place: Path) -> ClientData:
     """
     task = settings.own_task
     if task:
-        return as_client_data(node_examples(task, place))
+        examples = node_examples(task, place)
+        tell_of_data(examples)
+        return as_client_data(examples)
     return load_client_folder(place, MODELS[settings.model].kind)
 
 

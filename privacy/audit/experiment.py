@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -104,13 +105,8 @@ class AuditResult:
     def findings(self) -> tuple[str, ...]:
         """The contradictions of the claim, in words."""
         findings = [self._words(attack) for attack in self.attacks if self.contradicts(attack)]
-        p_values = {
-            "cohorts: their sizes are not those of Poisson sampling": self.cohort_p_value,
-            LESS_NOISE: self.noise_p_value,
-            **self.p_values,
-        }
-        known = {says: p for says, p in p_values.items() if p is not None}
-        findings += [f"{says} (p = {p:.2g})" for says, p in known.items() if p < self._share]
+        tests = _tests(self.cohort_p_value, self.noise_p_value, self.p_values)
+        findings += [f"{says} (p = {p:.2g})" for says, p in tests.items() if p < self._share]
         return tuple(findings)
 
     def contradicts(self, attack: Attack) -> bool:
@@ -134,8 +130,8 @@ class AuditResult:
     @property
     def _share(self) -> float:
         """Of the error, each test's."""
-        others = (self.cohort_p_value is not None) + (self.noise_p_value is not None)
-        return (1 - self.confidence) / (len(self.attacks) + others + len(self.p_values))
+        tests = _tests(self.cohort_p_value, self.noise_p_value, self.p_values)
+        return _share_of_error(self.confidence, len(self.attacks), tests)
 
     @property
     def passed(self) -> bool:
@@ -192,6 +188,41 @@ def count_correct(scores: Scores, included: NDArray[np.bool_], *, guesses: int) 
     upper = (guesses + 1) // 2
     highest, lowest = order[len(order) - upper :], order[: guesses - upper]
     return int(included[highest].sum() + (~included[lowest]).sum())
+
+
+def _tests(
+    cohort_p_value: float | None, noise_p_value: float | None, further: Mapping[str, float]
+) -> dict[str, float]:
+    """The p-values of the tests that were made beside the attacks, by what a small one says."""
+    sizes = "cohorts: their sizes are not those of Poisson sampling"
+    tests = {sizes: cohort_p_value, LESS_NOISE: noise_p_value, **further}
+    return {says: p for says, p in tests.items() if p is not None}
+
+
+def _share_of_error(confidence: float, attacks: int, tests: Mapping[str, float]) -> float:
+    """Each one's, of the error ``1 - confidence``, of so many attacks and these tests."""
+    return (1 - confidence) / (attacks + len(tests))
+
+
+@lru_cache(maxsize=1024)
+def _shown(
+    canaries: int,
+    guesses: int,
+    correct: int,
+    delta: float,
+    share: float,
+    curve: PrivacyCurve | None,
+) -> tuple[float, float, float | None]:
+    """The bounds on ε and μ and the curve's p-value that so many right guesses show.
+
+    Audits that are repeated have few different numbers of them.
+    """
+    counts = {"canaries": canaries, "guesses": guesses, "correct": correct}
+    return (
+        epsilon_lower_bound(**counts, delta=delta, confidence=1 - share),
+        mu_lower_bound(**counts, confidence=1 - share),
+        None if curve is None else curve_p_value(curve, **counts),
+    )
 
 
 def judge(
@@ -252,19 +283,10 @@ def judge(
     further = {
         name: number(name, value, least=0, most=1) for name, value in (p_values or {}).items()
     }
-    tests = len(scores) + (cohort_p_value is not None) + (noise_p_value is not None) + len(further)
+    share = _share_of_error(confidence, len(scores), _tests(cohort_p_value, noise_p_value, further))
 
     def attack(name: str, correct: int) -> Attack:
-        counts = {"canaries": canaries, "guesses": count, "correct": correct}
-        share = 1 - (1 - confidence) / tests
-        return Attack(
-            name,
-            count,
-            correct,
-            epsilon_lower_bound(**counts, delta=delta, confidence=share),
-            mu_lower_bound(**counts, confidence=share),
-            None if curve is None else curve_p_value(curve, **counts),
-        )
+        return Attack(name, count, correct, *_shown(canaries, count, correct, delta, share, curve))
 
     result = AuditResult(
         claimed_epsilon,

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+_LONGEST_WAIT = 86_400
+"""Seconds that a service may ask its callers to wait; what is more is no number of a service's."""
+
 
 class KeyFileError(ValueError):
     """A file of keys that cannot be used; the message says why."""
@@ -60,10 +63,12 @@ class ServiceError(RuntimeError):
     def from_dict(cls, status: int, body: Mapping[str, object]) -> "ServiceError":
         """Read the body of a response; missing fields get general texts."""
         after = body.get("retry_after")
+        if not isinstance(after, int) or isinstance(after, bool) or not 0 <= after <= _LONGEST_WAIT:
+            after = None
         return cls(
             str(body.get("error", "unknown"))[:100],
             status,
             str(body.get("message", f"the service answered {status}"))[:500],
             str(body.get("remedy", "look at the service's log"))[:500],
-            retry_after=after if isinstance(after, int) and not isinstance(after, bool) else None,
+            retry_after=after,
         )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from filelock import FileLock
@@ -48,7 +48,7 @@ class Questions:
         ServiceError
             If all that the caller may ask have been asked.
         TokenFileError
-            If the file is none of counts.
+            If the file is none of counts, or cannot be written.
         """
         if caller.questions is None:
             yield
@@ -60,15 +60,31 @@ class Questions:
             self._change(caller, caller.questions, -1)
             raise
 
+    def check(self) -> None:
+        """Raise a ``TokenFileError`` where counts could not be kept."""
+        with self._lock, self._kept():
+            pass
+
     def _change(self, caller: Caller, most: int, step: int) -> None:
-        with self._lock:
-            if self._path is None:
-                self._count(caller, most, step)
-            else:
-                with FileLock(f"{self._path}.lock", mode=0o600):
-                    self._asked = self._read()
-                    self._count(caller, most, step)
-                    write_durably(self._path, json.dumps(self._asked).encode())
+        with self._lock, self._kept():
+            self._count(caller, most, step)
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Read the counts, and write what the block makes of them, unless it raises."""
+        if self._path is None:
+            yield
+            return
+        try:
+            with FileLock(f"{self._path}.lock", mode=0o600):
+                self._asked = self._read()
+                yield
+                write_durably(self._path, json.dumps(self._asked).encode())
+        except OSError as error:
+            raise TokenFileError(
+                f"{self._path} cannot be written ({error.strerror}), and it counts the questions "
+                "of invitations; keep tokens in a folder that the service may write into"
+            ) from error
 
     def _count(self, caller: Caller, most: int, step: int) -> None:
         asked = self._asked.get(caller.token_id, 0) + step

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from filelock import FileLock
 
-from privacy.arguments import convert, number, whole
+from privacy.arguments import convert, number, shown, text, whole
 from privacy.files import write_durably
 from privacy.inference_service.errors import TokenFileError
 from privacy.json_text import read_json
@@ -25,6 +25,8 @@ Role = Literal["owner", "operator"]
 _PREFIX = "bloomseal_"
 _BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ROLE = re.compile("owner|operator")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class _Entry:
     questions: int | None = None
 
     def __post_init__(self) -> None:
+        for name, pattern in (("name", _NAME), ("role", _ROLE), ("sha256", _SHA256)):
+            value = text(name, getattr(self, name))
+            if not pattern.fullmatch(value):
+                raise ValueError(f"{name} is {shown(value)}, which is none")
+        if self.expires is not None:
+            convert(self, "expires", number)
         if self.questions is not None:
             convert(self, "questions", whole, least=1)
 

@@ -172,9 +172,9 @@ class WandbWriter:
     """Writes a run of Weights & Biases'; needs ``bloomseal[wandb]``.
 
     Everything is sent to the service of Weights & Biases, under the account of whoever is logged
-    in, unless ``mode="offline"`` or ``WANDB_MODE`` says otherwise. The console, the code, git and
-    the machine's load are not recorded. Its records have the time of each call, and so show how
-    long rounds took, which ε does not cover.
+    in, unless ``mode="offline"`` or ``WANDB_MODE`` says otherwise. The console, the code, git, the
+    installed packages and the machine's load are not recorded; the machine's name is. Its records
+    have the time of each call, and so show how long rounds took, which ε does not cover.
 
     Parameters
     ----------
@@ -216,6 +216,7 @@ class WandbWriter:
                 x_disable_machine_info=True,
                 x_disable_meta=True,
                 x_disable_stats=True,
+                x_save_requirements=False,
             ),
         )
 

@@ -1,8 +1,10 @@
 """The whole app, from data to encrypted answers, in one process."""
 
+import importlib.util
 import json
 import stat
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import torch
 from flwr.app import Message, MessageType, RecordDict
 from safetensors.torch import load_file
 
+import privacy.imports
 from flower_app import client_app
+from flower_app.__main__ import main
 from flower_app.data import load_dataset, load_inputs, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
@@ -33,6 +37,19 @@ from strategies import InProcessGrid
 from tests.flower_app.app_runs import Run, run_app
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_package_that_a_runs_processes_need_is_named_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "jinja2", raising=False)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        privacy.imports, "find_spec", lambda name: None if name == "jinja2" else found(name)
+    )
+    assert main(["run", "rounds=1"]) == 1
+    error = capsys.readouterr().err
+    assert "run needs jinja2, which is not installed: pip install 'bloomseal[app]'" in error
 
 
 def test_metrics_hold_what_is_promised(small_run: Run) -> None:

@@ -6,23 +6,14 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies import PrivacyReport, SecureAggregationReport
+from strategies import SecureAggregationReport
+from tests.strategies.reports import a_report
 
-REPORT = PrivacyReport(
+REPORT = a_report(
     epsilon=2.99951,
-    delta=1e-5,
     noise_multiplier=1.23456,
-    clipping_norm=0.02,
-    sampling="poisson",
-    sampling_rate=0.1,
     rounds=75,
-    population=1000,
-    adjacency="add-or-remove-one",
-    accountant="pld",
     mechanism="lattice",
-    private=True,
-    stopped=None,
-    epsilon_by_round={},
     epsilon_without_amplification=40.0,
 )
 

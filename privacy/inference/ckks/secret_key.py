@@ -58,6 +58,8 @@ class SecretKey:
         values = ring.coefficient_residues(ring.ciphertext(first[None], 1.0))[0, 0].astype(np.int64)
         signed = np.where(values > ring.primes[0] // 2, -1, values)
         if not bool(np.isin(signed, (-1, 0, 1)).all()):
+            if self._given is not None:
+                raise ValueError("it has coefficients other than -1, 0 and 1")
             raise RuntimeError(
                 "SEAL's secret key is not ternary; TenSEAL 0.3 with SEAL 4 is needed"
             )

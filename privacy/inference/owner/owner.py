@@ -19,7 +19,7 @@ from privacy.inference.ckks import (
     SecretKey,
     deal,
 )
-from privacy.inference.errors import MessageError, OutOfRangeError
+from privacy.inference.errors import MessageError, OutOfRangeError, SecretsError
 from privacy.inference.input_range import bounds, by_feature, label, shown
 from privacy.inference.messages import Reader, Tag, open_message, seal_message
 from privacy.inference.owner.codec import answer_reader, packer
@@ -112,7 +112,10 @@ class DataOwner:
         owner = cls.__new__(cls)
         ring = owner._set_up(plan, release)
         state = SecretState.from_bytes(content, owner._digest, (len(ring.primes), ring.degree))
-        owner._take(SecretKey(ring, state.residues), state)
+        try:
+            owner._take(SecretKey(ring, state.residues), state)
+        except ValueError as error:
+            raise SecretsError(f"the secret state holds no key ({error}); make new keys") from error
         return owner
 
     def public_material(self, *, binding: bytes = b"") -> bytes:

@@ -81,6 +81,8 @@ class SecretState:
         if plan != digest or (primes, degree) != shape:
             raise SecretsError("the secret state belongs to another plan; make new keys")
         end = start + count * _OPEN.size
+        if len(body) != end + 8 * primes * degree:
+            raise SecretsError("the secret state has another length; make new keys and ask again")
         opened = dict(_OPEN.iter_unpack(body[start:end]))
         residues = np.frombuffer(body, dtype="<u8", offset=end).reshape(shape)
         return cls(session_key, residues, next_id, released, opened)

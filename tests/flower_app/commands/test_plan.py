@@ -17,7 +17,6 @@ from flower_app.planning import (
     expected_accuracy,
     message_bytes,
     options,
-    options_in_turns,
 )
 from privacy.accounting import Budget, GaussianRelease, Ledger, Poisson, epsilon
 
@@ -46,7 +45,7 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     question = Question(Budget(3.0, 1e-5), 1000)
-    (option,) = options_in_turns(question, rates=[0.1], rounds=[100])
+    (option,) = options(question, rates=[0.1], rounds=[100], mechanism="banded")
     assert option.noise_multiplier == pytest.approx(4.397, abs=1e-3)
     assert option.epsilon_without_amplification == pytest.approx(3.0, abs=1e-3)
     assert option.noise_share == pytest.approx(4.397 * 0.3388 / 100, rel=1e-3)
@@ -65,6 +64,29 @@ def test_options_in_turns_pay_for_turns_alone_and_compare_by_what_noise_leaves(
     assert "some clients are never asked" in capsys.readouterr().out
     assert command.main([*arguments.split(), "0.3"]) != 0
     assert "1/2, 1/3" in capsys.readouterr().err
+
+
+def test_the_mechanisms_stand_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "plan --population 1000 --mechanism all --rounds 100 --epsilon 2"
+    assert command.main([*arguments.split(), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["options"]
+    assert [(row["way"], row["secret"]) for row in rows] == [
+        ("Poisson(0.1), LatticeGaussian()", True),
+        ("CyclicGroups(4, 0.4), BandedMF(4)", True),
+        ("CyclicGroups(10), BandedMF(10)", False),
+        ("CyclicGroups(10), BLT()", False),
+    ]
+    question = Question(Budget(2.0, 1e-5), 1000)
+    for row, mechanism in zip(rows, ("lattice", "amplified", "banded", "blt"), strict=True):
+        (alone,) = options(question, rates=[0.1], rounds=[100], mechanism=mechanism)
+        assert row["noise_share"] == alone.noise_share
+        assert row["cohort"] == pytest.approx(100)
+    z = rows[1]["noise_multiplier"]
+    assert 1.99 < epsilon({GaussianRelease(z, Poisson(0.4)): 25}, delta=1e-5) <= 2.0
+    assert command.main(arguments.split()) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Least noise, whoever learns who was asked: CyclicGroups(10), BandedMF(10)" in printed
+    assert "Least noise, while nobody does: " in printed
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -92,6 +114,29 @@ def test_it_advises_what_to_take_and_what_not_to_try(
     assert document["advice"]["learns"] == (population == "1000")
     assert document["spent"] is None
     assert document["question"]["mechanism"] == "lattice"
+
+
+def test_a_model_of_a_users_project_is_known_by_its_parameters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asking = ["plan", "--population", "200", "--delta", "1e-3", "--rounds", "30"]
+    asking += ["--sampling-rates", "0.1", "--json"]
+    advised = {}
+    for parameters in (650, 65_000):
+        assert command.main([*asking, "--parameters", str(parameters)]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["options"][0]["client_bytes"] > 0.1 * 2 * 4 * parameters
+        assert not document["accuracy"]["known"]
+        advised[parameters] = document["advice"]["signal_to_noise"]
+    # The noise grows with the root of the parameters, clients' updates do not.
+    assert advised[650] == pytest.approx(10 * advised[65_000])
+    assert command.main([*asking[:-1], "--parameters", "650"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("a model of 650 parameters on data of yours, N = 200 clients")
+    assert "S: a few times below the length of an update" in printed
+    for more in (["--model", "mlp"], ["--task", "task.toml"]):
+        assert command.main([*asking, "--parameters", "650", *more]) == 1
+        assert "contradicts --task and --model" in capsys.readouterr().err
 
 
 def test_a_ledger_is_planned_on_with_what_it_leaves(

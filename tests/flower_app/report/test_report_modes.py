@@ -30,6 +30,7 @@ from privacy.accounting import (
 )
 from strategies import Population, PrivacyReport, SecureAggregationReport
 from tests.flower_app.app_runs import run_app
+from tests.strategies.reports import a_report
 
 EVENT = GaussianRelease(3.0, Poisson(0.1))
 SECURE = SecureAggregationReport(
@@ -43,27 +44,6 @@ SECURE = SecureAggregationReport(
     presence_delta=1e-9,
     aborted_rounds=(),
 )
-
-
-def a_report(**changes: Any) -> PrivacyReport:
-    kept = PrivacyReport(
-        epsilon=0.2,
-        delta=1e-5,
-        noise_multiplier=3.0,
-        clipping_norm=0.02,
-        sampling="poisson",
-        sampling_rate=0.1,
-        rounds=3,
-        population=1000,
-        adjacency="add-or-remove-one",
-        accountant="pld",
-        mechanism="lattice-gaussian",
-        private=True,
-        stopped=None,
-        epsilon_by_round={1: 0.1, 2: 0.15, 3: 0.2},
-        epsilon_without_amplification=2.5,
-    )
-    return replace(kept, **changes)
 
 
 NODES_TESTED = {

@@ -122,6 +122,14 @@ def test_rows_are_asked_about_as_values_and_as_a_file(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["image"] for line in lines] == [f"questions.csv[{n}]" for n in range(5)]
     assert all(line["names"] == [("no visit", "a visit")[line["classes"][0]]] for line in lines)
+    other = task.with_name("other.toml")
+    other.write_text(task.read_text().replace('"a visit"]', '"a stay"]'))
+    of_another = asking(old)
+    of_another[of_another.index("--task") + 1] = str(other)
+    assert main(of_another) == 1
+    assert "the plan's classes are no visit, a visit, and visits has no visit, a stay" in (
+        capsys.readouterr().err
+    )
     assert main(asking("agee=5")) == 1
     assert "did you mean age?" in capsys.readouterr().err
 

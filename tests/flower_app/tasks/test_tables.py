@@ -1,5 +1,6 @@
 """CSV files: what is not as described is told, and the order of rows changes nothing."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 from flower_app.__main__ import main
 from flower_app.commands.own_questions import find_questions, own_questions
 from flower_app.errors import DataError
+from flower_app.settings import Settings
 from flower_app.tasks import Examples, node_examples, read_holdings, read_questions, read_task
 from flower_app.tasks.columns import canonical
 from flower_app.tasks.tables import read_examples
+from flower_app.training.work import own_examples, tell_of_servers_data
 from tests.flower_app.tasks.projects import HEADER, TASK, project, rows
 
 GOOD = [f"h{n},p{n},{10 * n},female,{n % 2}" for n in range(8)]
@@ -115,6 +118,22 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
             np.testing.assert_array_equal(*values)
 
 
+def test_what_is_left_out_stands_in_the_logs_of_servers_and_nodes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = project(tmp_path, lines=[*GOOD, "h9,p9,999,male,7", "h9,p9,999,male,1"])
+    settings = Settings.from_given({"task": str(path)})
+    for tell in (
+        lambda: tell_of_servers_data(settings),
+        lambda: own_examples(settings, tmp_path / "visits.csv"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            tell()
+        assert "1 row left out whose visit is none of 0, 1 (such as '7' in line 10)" in caplog.text
+        assert "age: 1 value is beyond its range" in caplog.text
+
+
 def test_a_row_of_values_may_be_longer_than_a_files_name(tmp_path: Path) -> None:
     columns = "".join(f"measurement_{i} = [0, 1]\n" for i in range(40))
     own = read_task(project(tmp_path, task=TASK.replace("age = [0, 110]\n", columns)))
@@ -123,6 +142,18 @@ def test_a_row_of_values_may_be_longer_than_a_files_name(tmp_path: Path) -> None
     assert name == str(row)
     assert isinstance(inputs, np.ndarray)
     assert inputs[:40].tolist() == [0.25] * 40
+
+
+def test_notes_of_a_typed_row_name_no_line(tmp_path: Path) -> None:
+    own, notes = read_task(project(tmp_path)), list[str]()
+    list(own_questions([Path("sex=other,age=200")], own, notify=notes.append))
+    assert notes == [
+        "age: 1 value is beyond its range [0, 110], brought to its nearer end (such as '200')",
+        "sex: 1 value is none of its categories (female, male), taken as missing (such as 'other')",
+    ]
+    del notes[:]
+    list(own_questions([Path("sex=male")], own, notify=notes.append))
+    assert notes == ["age: 1 value is missing, taken as the middle of its range, 55"]
 
 
 def test_a_row_becomes_what_its_columns_say(tmp_path: Path) -> None:

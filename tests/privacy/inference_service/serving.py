@@ -1,8 +1,12 @@
 """A real service over TLS on loopback, and owners who ask it."""
 
 import contextlib
+import os
+import shlex
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,8 +36,29 @@ from privacy.inference_service import (
     create_app,
 )
 
+ROOT = Path(__file__).parents[3]
 CONTRACT = InputContract((8,), (-1.0, 1.0), classes=3)
 X = np.random.default_rng(0).uniform(-1, 1, (4, 8))
+
+
+@contextlib.contextmanager
+def serve_command(served: Path) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
+    """A running ``serve``, and the arguments of ``ask`` that it prints."""
+    command = [sys.executable, "-m", "flower_app", "serve", str(served), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--workers", "1"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        printed = shlex.split(next(line for line in lines if "flower_app ask" in line))
+        try:
+            yield process, printed[printed.index("ask") :]
+        finally:
+            process.kill()
 
 
 def small_model() -> CompiledModel:

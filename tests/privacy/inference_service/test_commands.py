@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from flower_app.data import encode
 from flower_app.models.build import build_model
 from privacy.inference import compile_model
 from privacy.inference.errors import PlanRefusedError
-from privacy.inference_service import KeyFile
+from privacy.inference_service import KeyFile, TokenFile
+from tests.privacy.inference_service.serving import serve_command
 
 ROOT = Path(__file__).parents[3]
 # Light on dark: what is drawn leaves a margin, as MNIST's digits do.
@@ -45,31 +45,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(results: Path) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
-    """A running ``serve``, and the arguments of ``ask`` that it prints."""
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "flower_app",
-            "serve",
-            str(results),
-            "--port",
-            "0",
-            "--workers",
-            "1",
-        ],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    command = shlex.split(next(line for line in lines if "flower_app ask" in line))
-    yield process, command[command.index("ask") :]
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with serve_command(results) as running:
+        yield running
 
 
 def the_labels(results: Path, images: np.ndarray) -> list[int]:
@@ -229,6 +206,16 @@ def test_serve_starts_only_if_callers_are_kept_out(
 ) -> None:
     assert main(["serve", str(results), *arguments]) == 1
     assert why in capsys.readouterr().err
+
+
+def test_serve_starts_only_if_it_can_count_the_questions_of_invitations(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = TokenFile(tmp_path / "tokens.json")
+    tokens.add("guest", questions=3)
+    tokens.questions_file.mkdir()  # as on a file system that is read-only
+    assert main(["serve", str(results), "--tokens", str(tmp_path / "tokens.json")]) == 1
+    assert "counts the questions of invitations; keep tokens in a folder" in capsys.readouterr().err
 
 
 def test_asking_without_tls_must_be_named(

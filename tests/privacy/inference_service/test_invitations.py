@@ -54,6 +54,19 @@ def test_so_many_questions_are_answered_and_no_more(
             assert (refused.value.code, refused.value.status) == ("used-up", 403)
 
 
+def test_questions_that_cannot_be_counted_are_not_answered(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    tokens = TokenFile(file)
+    lasting = tokens.add("clinic")
+    with serve(tokens=tokens) as service:
+        service.tokens |= {"clinic": lasting, "guest": tokens.add("guest", questions=3)}
+        tokens.questions_file.mkdir()  # as on a file system that is read-only
+        service.owner("clinic").label()
+        with pytest.raises(ServiceError) as refused:
+            service.owner("guest").label()
+        assert (refused.value.code, refused.value.status) == ("misconfigured", 500)
+
+
 def test_a_file_whose_count_is_no_number_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     token = TokenFile(path).add("guest", questions=7)

@@ -1,0 +1,188 @@
+"""The app's inputs: tasks, tables, settings of a run, pictures, MNIST's files, ONNX models."""
+
+import tempfile
+import tomllib
+import warnings
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from flower_app.data.idx import from_idx, to_idx
+from flower_app.errors import DataError, SettingError
+from flower_app.pictures.files import read_images
+from flower_app.settings import Settings
+from flower_app.tasks import tables
+from flower_app.tasks.task import _read as read_task
+from fuzz.edits import EDITS, edited
+from fuzz.target import Target
+from privacy.inference import from_onnx
+from privacy.inference.errors import UnsupportedModelError
+
+_TASK = b"""\
+name = "visits"
+model = "logistic"
+[data]
+table = "visits.csv"
+client-column = "household"
+test-share = 0.2
+[columns]
+age = [0, 110]
+sex = ["female", "male"]
+[target]
+column = "visit"
+classes = ["0", "1"]
+names = ["no visit", "a visit"]
+[privacy]
+epsilon = 2.0
+delta = 1e-3
+"""
+_PICTURES = b"""\
+name = "scans"
+model = "cnn"
+[data]
+clients = "scans"
+test-share = 0.2
+[pictures]
+side = 28
+[target]
+classes = ["ill", "well"]
+[privacy]
+mode = "silos"
+silos = 5
+persons = 100
+"""
+_TABLE = b"household,age,sex,visit\na,30,female,0\nb,40,male,1\nb,,male,1\nc,x,female,0\n"
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="fuzz-"))
+
+
+def task() -> Target:
+    """``task.toml``."""
+
+    def read(content: bytes) -> None:
+        given = read_task.__wrapped__(content.decode(errors="replace"), "task.toml", Path("/home"))
+        _ = given.settings, given.digest, given.features, given.form
+
+    return Target(read, (SettingError,), (_TASK, _PICTURES, b"name = 5\n", b"[data]\n"))
+
+
+def table() -> Target:
+    """A table of a task, with labels and as questions."""
+    path = _folder() / "visits.csv"
+    form = read_task.__wrapped__(_TASK.decode(), "task.toml", Path("/home")).form
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        refusals = []
+        for reader in (
+            lambda: tables.read_examples.__wrapped__(path, form),
+            lambda: tables.read_questions(path, form.columns),
+            lambda: tables.read_cells(path),
+        ):
+            try:
+                reader()
+            except DataError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+
+    utf_16 = _TABLE.decode().encode("utf-16")
+    return Target(read, (DataError,), (_TABLE, _TABLE.replace(b",", b";"), utf_16, b"", b'"\n'))
+
+
+def run_config() -> Target:
+    """A run's settings, as a node gets them from a server; written as TOML."""
+
+    def read(content: bytes) -> None:
+        try:
+            given = tomllib.loads(content.decode(errors="replace"))
+        except (tomllib.TOMLDecodeError, RecursionError):
+            return
+        plain = {
+            name: value for name, value in given.items() if isinstance(value, str | int | float)
+        }
+        Settings.of_client(plain, deployed=True)
+
+    seeds = (
+        b'dataset = "mnist"\nmodel = "cnn"\nepsilon = 3.0\nrounds = 5\npopulation = 100\n',
+        b'mode = "silos"\nsilos = 5\nrecords = 1000\nlocal-learning-rate = 1e-3\n',
+        b'secure-aggregation = "malicious"\nmin-clients = 40\nepochs = 3\nnoise = "x"\n',
+    )
+    return Target(read, (SettingError,), seeds)
+
+
+def pictures() -> Target:
+    """A picture, an array or a table of one, of which a question is made."""
+    folder = _folder()
+    path = folder / "image"
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    contents = [b"1,2,3\n4,5,6\n", b'{"a": 1}', b""]
+    for kind in ("png", "gif", "bmp", "tiff", "jpeg", "webp"):
+        Image.fromarray(image).save(folder / "one", format=kind)
+        contents.append((folder / "one").read_bytes())
+    np.save(folder / "one.npy", image)
+    np.savez(folder / "one.npz", a=image[None], b=image)
+    contents += [(folder / name).read_bytes() for name in ("one.npy", "one.npz")]
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _, made in read_images(path):
+                assert isinstance(made, DataError) or made.shape == (28, 28)
+
+    return Target(read, (DataError,), tuple(contents))
+
+
+def idx() -> Target:
+    """A file of MNIST."""
+    good = to_idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+
+    def read(content: bytes) -> None:
+        from_idx(content, "a file")
+
+    return Target(read, (DataError,), (good, to_idx(np.zeros(3, np.uint8)), b"\0\0\x08\x03"))
+
+
+def onnx() -> Target:
+    """An ONNX file."""
+    path = _folder() / "model.onnx"
+    weight = numpy_helper.from_array(np.ones((4, 3), np.float32), "w")
+    bias = numpy_helper.from_array(np.ones(3, np.float32), "b")
+    nodes = [
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"], alpha=2.0)],
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("Mul", ["h", "h"], ["s"]),
+            helper.make_node("Add", ["s", "b"], ["y"]),
+        ],
+        [
+            helper.make_node("Reshape", ["x", "shape"], ["h"]),
+            helper.make_node("Transpose", ["h"], ["t"], perm=[0, 2, 1]),
+            helper.make_node("Flatten", ["t"], ["f"]),
+            helper.make_node("Gemm", ["f", "w"], ["y"]),
+        ],
+    ]
+    shape = numpy_helper.from_array(np.array([-1, 2, 2]), "shape")
+    models = []
+    for listed in nodes:
+        graph = helper.make_graph(
+            listed,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+            [weight, bias, shape],
+        )
+        models.append(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    good = [model.SerializeToString() for model in models]
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        from_onnx(path)
+
+    refusals = (UnsupportedModelError,)
+    return Target(read, refusals, (*good, *(edited(good[0], edits) for edits in EDITS[1:])))
