@@ -230,6 +230,8 @@ def _declining_another_model() -> Iterator[None]:
     """
     try:
         yield
+    except SettingError as error:  # the run's device
+        raise DeclinedError(str(error)) from error
     except Exception as error:
         raise DeclinedError(_OTHER_MODEL, f"{type(error).__name__}: {error}") from error
 

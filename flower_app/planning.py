@@ -53,12 +53,12 @@ class Question:
 
 @dataclass(frozen=True)
 class OwnModel:
-    """A model of the user's: so many ``arrays`` and ``parameters``, and its momentum and S."""
+    """A model of the user's: ``arrays``, ``parameters``, momentum, and S, None where it is open."""
 
     arrays: int
     parameters: int
     server_momentum: float
-    clipping_norm: float
+    clipping_norm: float | None
 
     @property
     def message_bytes(self) -> int:

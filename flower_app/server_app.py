@@ -27,6 +27,7 @@ from flower_app.training.assembly import (
     round_cost,
     warn_of_few_clients,
 )
+from flower_app.training.devices import device_of
 from flower_app.training.progress import ProgressLogger, operator_log
 from flower_app.training.resumption import advice_on_failure, folder_of_run
 from flower_app.training.tracking import tracked
@@ -64,6 +65,8 @@ def _run(grid: Grid, context: Context, outcome: OutcomeFile) -> None:
         )
     inputs = inputs_of(settings, dataset, notify=lambda line: log(INFO, line))
     model = model_of(settings)
+    if not settings.deployed:
+        device_of(settings)  # a simulation's clients are on this machine
     task = settings.own_task
     if task:
         log(

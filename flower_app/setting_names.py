@@ -67,7 +67,7 @@ _WITH = {
 }
 
 _OF_MODE: Mapping[str, str] = {
-    "clients": "population min_available_nodes local_learning_rate local_steps "
+    "clients": "population min_available_nodes local_learning_rate local_steps device "
     "example_clipping_norm sampling_rate mechanism weight_cap total_weight secure_aggregation "
     "min_clients max_clients max_corrupt_fraction max_dropout_fraction dropout_probability "
     "noise_placement client_public_keys record_epsilon record_delta records_per_client "

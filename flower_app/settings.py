@@ -28,6 +28,7 @@ _CHOICES: Mapping[str, Iterable[str]] = {
     "encrypted_round_release": ("noised", "public"),
     "tracking": ("off", "tensorboard", "mlflow", "wandb"),
     "encrypted_backend": ("ckks", "shared"),
+    "device": ("cpu", "auto", "cuda"),
 }
 PATHS_OF_THE_SERVER = (
     "task",
@@ -111,6 +112,7 @@ class Settings:
     model: str = "hog-linear"
     local_learning_rate: float = 0.0
     local_steps: int = 0
+    device: str = "cpu"
     example_clipping_norm: float = 0.0
 
     # Sampling, budget and noise of the client-level guarantee.

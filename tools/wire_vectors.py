@@ -83,6 +83,7 @@ def plans() -> dict[str, Plan]:
             rotation_levels=(),
             relin_level=0,
             class_names=("no", "perhaps", "yes"),
+            feature_names=("age", "sex = f", "sex = m", "größe", "x", "y"),
         ),
         "slots": Plan(
             **common,

@@ -249,7 +249,9 @@ def accepted_plan(text: str, task: Task | None = None) -> tuple[Plan, ModelSpec]
         raise PlanRefusedError("the service did not send a plan; is it one of ours?") from error
     for spec in [task_spec(task)] if task else MODELS.values():
         if spec.shape == shape:
-            contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
+            contract = InputContract(
+                spec.shape, (spec.low, spec.high), spec.classes, feature_names=spec.feature_names
+            )
             plan = accept_plan(text, contract)
             if task and plan.class_names not in ((), spec.class_names):
                 raise PlanRefusedError(

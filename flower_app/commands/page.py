@@ -67,7 +67,9 @@ def _table_spec(path: Path) -> ModelSpec:
 
 def page_of(spec: ModelSpec, *, service: str = "") -> Page:
     """The page for a model of images of digits, or of a table's rows."""
-    contract = InputContract(spec.shape, (spec.low, spec.high), spec.classes)
+    contract = InputContract(
+        spec.shape, (spec.low, spec.high), spec.classes, feature_names=spec.feature_names
+    )
     if spec.kind == "own":
         title = "Ask about a row, without showing it"
         choices = tuple(Choice(*each) for each in spec.choices)

@@ -13,7 +13,7 @@ from typing import Any
 from flower_app.commands import plan_silos
 from flower_app.commands.plan_silos import checked_budget
 from flower_app.data import DATASETS
-from flower_app.errors import SettingError
+from flower_app.errors import SettingError, counted
 from flower_app.measurements import AccuracyRange, measured_rounds
 from flower_app.models.specs import MODELS, RECIPES
 from flower_app.plan_advice import Advice, advice, as_document, ledger_words, read_spent
@@ -30,6 +30,8 @@ from flower_app.planning import (
 from flower_app.settings import MECHANISMS, Settings
 from flower_app.tasks import build_for, parameters_of, read_task
 from privacy.accounting import large_delta
+
+_ROUNDS = 100  # of a model that has no recipe
 
 
 def add_command(commands: Any) -> None:
@@ -63,8 +65,14 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--absent", type=int, help="with --silos: how many may miss a step (one in five)"
     )
-    parser.add_argument("--dataset", default="mnist", help=" or ".join(DATASETS) + ", or your own")
-    parser.add_argument("--model", choices=list(MODELS), default="hog-linear")
+    parser.add_argument("--dataset", help=" or ".join(DATASETS) + ", or your own (mnist)")
+    parser.add_argument("--model", choices=list(MODELS), help="of the app (hog-linear)")
+    parser.add_argument(
+        "--parameters",
+        type=int,
+        metavar="D",
+        help="a model of your own instead: how many parameters it has",
+    )
     parser.add_argument(
         "--rounds", type=int, nargs="+", help="numbers of rounds, or steps, to look at"
     )
@@ -81,7 +89,7 @@ def add_command(commands: Any) -> None:
         "them, amplified too (lattice: independent noise)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.set_defaults(run=run, parameters=None)
+    parser.set_defaults(run=run)
 
 
 def run(options_given: argparse.Namespace) -> int:
@@ -93,7 +101,7 @@ def run(options_given: argparse.Namespace) -> int:
         If a number is out of range.
     """
     o = options_given
-    own = None if o.task is None else _take_task(o)
+    own = _own_model(o)
     o.epsilon = 3.0 if o.epsilon is None else o.epsilon
     o.delta = 1e-5 if o.delta is None else o.delta
     if o.silos is not None:
@@ -201,11 +209,29 @@ def run(options_given: argparse.Namespace) -> int:
     return 0
 
 
+def _own_model(o: argparse.Namespace) -> OwnModel | None:
+    """The user's own model, of a task or of so many parameters; fills in what was not given."""
+    if o.parameters is not None:
+        if o.task or o.model:
+            raise SettingError("--parameters contradicts --task and --model; give one of them")
+        if o.parameters < 1:
+            raise SettingError(f"--parameters {o.parameters} is wrong; it must be at least 1")
+        o.model = f"a model of {counted(o.parameters, 'parameter')}"
+        o.dataset, o.rounds = o.dataset or "data of yours", o.rounds or [_ROUNDS]
+        return OwnModel(1, o.parameters, server_momentum=0.0, clipping_norm=None)
+    if o.task:
+        return _take_task(o)
+    o.model, o.dataset = o.model or "hog-linear", o.dataset or "mnist"
+    return None
+
+
 def _take_task(o: argparse.Namespace) -> OwnModel:
     """Fill in from a task what was not given; returns its model's figures."""
     settings = Settings.from_config({"task": str(o.task)})
     task = read_task(o.task)
     arrays, parameters = len(build_for(task).state_dict()), parameters_of(task)
+    if o.model or o.dataset:
+        raise SettingError("--task names the model and the data; leave --model and --dataset out")
     o.model, o.dataset, o.parameters = task.model, task.name, parameters
     o.epsilon = settings.epsilon if o.epsilon is None else o.epsilon
     o.delta = settings.delta if o.delta is None else o.delta
@@ -219,7 +245,7 @@ def _take_task(o: argparse.Namespace) -> OwnModel:
     return OwnModel(arrays, parameters, settings.server_momentum, settings.clipping_norm)
 
 
-def _advice(taken: Advice | None, clipping_norm: float) -> str:
+def _advice(taken: Advice | None, clipping_norm: float | None) -> str:
     if taken is None:
         return "Advice: none of these. Raise ε or δ, or leave what is left of the budget unspent."
     if not taken.learns:
@@ -229,12 +255,14 @@ def _advice(taken: Advice | None, clipping_norm: float) -> str:
             "few cannot be hidden in each other. Have more clients or a smaller model, or hide "
             "records instead of clients: --silos and --records."
         )
+    bound = "a few times below the length of an update, and the server's learning rate, both chosen"
+    if clipping_norm is not None:
+        bound = f"that of the recipe ({clipping_norm:g}), or one chosen"
     return (
         f"Advice: q = {taken.sampling_rate:g} and {taken.rounds} rounds; a larger q costs bytes "
         "and lowers the noise little. Over all rounds clients could move the model "
-        f"{taken.signal_to_noise:.3g} times as far as the noise does, if they agreed. S: that of "
-        f"the recipe ({clipping_norm:g}), or one chosen on public data. δ: below "
-        "1/N."
+        f"{taken.signal_to_noise:.3g} times as far as the noise does, if they agreed. S: "
+        f"{bound} on public data. δ: below 1/N."
     )
 
 

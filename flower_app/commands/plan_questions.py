@@ -1,5 +1,6 @@
 """Questions to any compiled model, of which the owner has the plan: rows and arrays of numbers."""
 
+import difflib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,11 @@ def find_plan_questions(path: Path, plan: Plan) -> list[Path]:
 def plan_questions(
     files: list[Path], plan: Plan, notify: Callable[[str], None]
 ) -> Iterator[Question]:
-    """All questions in their order; ``notify`` receives a line about the order of columns."""
+    """All questions in their order; ``notify`` receives lines about columns.
+
+    Columns of a file are found by the plan's names of features; where it has none, or the file,
+    they are taken as they stand, and a line says so.
+    """
     for number, file in enumerate(files, 1):
         try:
             names, rows = _read(file, plan, notify)
@@ -109,18 +114,25 @@ def _read(
     file: Path, plan: Plan, notify: Callable[[str], None]
 ) -> tuple[list[str], list[list[str]] | _Rows]:
     """The names of columns, where there are any, and rows of cells or of numbers."""
+    names = list(plan.feature_names)
     if not is_file(file):
-        return [], [str(file).split(",")]
+        return names, [str(file).split(",")]
     if file.suffix.lower() == ".npy":
-        return [], _array(file, plan)
+        return names, _array(file, plan)
     header, rows, commas, faults = read_cells(file)
     if faults:  # a question is answered as it stands, or not at all
         raise DataError("; ".join(faults))
     if commas:
         rows = [[cell.replace(",", ".", 1) for cell in row] for row in rows]
-    if all(as_number(cell, commas=commas) is not None for cell in header):
-        return [], [[cell.replace(",", ".", 1) for cell in header], *rows]
+    if not set(names) & set(header) and all(
+        as_number(cell, commas=commas) is not None for cell in header
+    ):
+        if names:
+            notify(f"{file.name}: has no names; its columns are taken as {', '.join(names)}")
+        return names, [[cell.replace(",", ".", 1) for cell in header], *rows]
     check_names(file, header)
+    if names:
+        return names, _by_name(file, header, rows, names, notify)
     if len(header) != _size(plan):
         raise DataError(
             f"{file} has {len(header)} columns; the plan's inputs have {_size(plan)} numbers: "
@@ -128,8 +140,41 @@ def _read(
         )
     if not rows:
         raise DataError(f"{file} has no row below its names")
-    notify(f"{file.name}: its columns are taken in this order: {', '.join(header)}")
+    notify(
+        f"{file.name}: its columns are taken in this order: {', '.join(header)}; the plan has no "
+        "names of features to check that by"
+    )
     return header, rows
+
+
+def _by_name(
+    file: Path,
+    header: list[str],
+    rows: list[list[str]],
+    names: list[str],
+    notify: Callable[[str], None],
+) -> list[list[str]]:
+    """The rows' cells in the order of the plan's names, whatever that of the file's columns is.
+
+    Raises
+    ------
+    DataError
+        If a column is missing.
+    """
+    missing = [name for name in names if name not in header]
+    if missing:
+        near = difflib.get_close_matches(missing[0], header, n=1, cutoff=0.5)
+        hint = f" (it has {near[0]!r})" if near else ""
+        raise DataError(
+            f"{file} has no column {missing[0]!r}{hint}; the plan takes {', '.join(names)}"
+        )
+    if not rows:
+        raise DataError(f"{file} has no row below its names")
+    others = [name for name in header if name not in names]
+    if others:
+        notify(f"{file.name}: left out, since the model takes none: {', '.join(others)}")
+    taken = [header.index(name) for name in names]
+    return [[row[at] for at in taken] for row in rows]
 
 
 def _array(file: Path, plan: Plan) -> _Rows:

@@ -213,15 +213,20 @@ def _from_file(file: Path) -> _Model:
             "weights; a service has them in the clear. Compile it without parties"
         )
     contract = InputContract(
-        plan.input_shape, plan.input_range, plan.classes, multi_label=plan.multi_label
+        plan.input_shape,
+        plan.input_range,
+        plan.classes,
+        multi_label=plan.multi_label,
+        feature_names=plan.feature_names,
     )
+    title = "Ask about numbers, without showing them"
     is_vector = len(plan.input_shape) == 1
     return _Model(
         file.name,
         lambda memory: evaluator_process(
             "privacy.inference.evaluator", str(file.resolve()), memory=memory
         ),
-        Page("Ask about numbers, without showing them", contract, "numbers") if is_vector else None,
+        Page(title, contract, "numbers", plan.feature_names) if is_vector else None,
         ("QUESTIONS",),
         plan.to_json(),
     )

@@ -87,6 +87,7 @@ def compile_app_model(model: nn.Sequential, spec: ModelSpec) -> CompiledModel:
         input_range=(spec.low, spec.high),
         sample=public_sample(spec),
         class_names=spec.class_names or None,
+        feature_names=spec.feature_names or None,
     )
 
 

@@ -50,7 +50,9 @@ def answer_query(message: Message, context: Context, settings: Settings) -> Mess
     return answer_encrypted_round(
         message,
         data=partial(_labelled, settings, context),
-        contract=InputContract(spec.shape, (spec.low, spec.high), spec.classes),
+        contract=InputContract(
+            spec.shape, (spec.low, spec.high), spec.classes, feature_names=spec.feature_names
+        ),
         folder=folder,
         report=report,
         allow_public_release=agrees,

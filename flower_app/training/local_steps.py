@@ -6,13 +6,22 @@ from torch import nn
 
 from flower_app.data import ClientData
 from flower_app.settings import Settings
+from flower_app.training.devices import device_of
 from flower_app.training.work import model_of
 from privacy.training import ClipOnly, GradientDescent, Payment, train
 
 
 def model_with(settings: Settings, arrays: ArrayRecord) -> nn.Module:
-    """The run's model with these weights; those of another raise ``RuntimeError``."""
-    model = model_of(settings)
+    """The run's model with these weights, where the steps are computed.
+
+    Raises
+    ------
+    RuntimeError
+        If the weights are another model's.
+    SettingError
+        If this machine has not the run's ``device``.
+    """
+    model = model_of(settings).to(device_of(settings))
     model.load_state_dict(arrays.to_torch_state_dict())
     return model
 

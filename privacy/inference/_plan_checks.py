@@ -23,8 +23,8 @@ _MAX_PLACES = 2**26
 """Of a packing: 256 MiB where it is unpacked, for packed zeros are a thousandth of that."""
 _MIN_PRIME_BITS = 2
 _VERSION_DIGITS = 32
-_LONGEST_NAME = 100
-"""Characters of a class's name."""
+_LONGEST_NAME, _LONGEST_FEATURE = 100, 300
+"""Characters of the name of a class, and of a feature, which may be a column with its category."""
 _DIMENSIONS = {"slots": 3, "coefficients": 2, "batch": 1}
 """Of a packing's shape, by its kind."""
 
@@ -57,8 +57,12 @@ def _text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _name(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= _LONGEST_NAME
+def _names(longest: int) -> _Check:
+    """Different names, each printable and of at most so many characters."""
+    return lambda value: (
+        _each(lambda name: _text(name) and name.isprintable() and 0 < len(name) <= longest)(value)
+        and len(set(value)) == len(value)
+    )
 
 
 def _counts(value: Any) -> bool:
@@ -128,8 +132,12 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
     "parties": (lambda value: _each(_text)(value) and len(value) in (0, 3), "none or three names"),
     "multi_label": (lambda value: isinstance(value, bool), "true or false"),
     "class_names": (
-        lambda value: _each(_name)(value) and len(set(value)) == len(value),
+        _names(_LONGEST_NAME),
         f"different names, each printable and of at most {_LONGEST_NAME} characters",
+    ),
+    "feature_names": (
+        _names(_LONGEST_FEATURE),
+        f"different names, each printable and of at most {_LONGEST_FEATURE} characters",
     ),
     "blind_layers": (_each(_layer), "layers, each with its level, rescaling and maps"),
     "blind_sources": (_each(_whole(1)), "numbers of layers, from 1"),
@@ -158,6 +166,11 @@ def check_plan(plan: "Plan") -> None:
     if len(plan.class_names) not in (0, plan.classes):
         raise ValueError(
             f"class_names has {len(plan.class_names)} names; the model has {plan.classes} classes"
+        )
+    size = math.prod(plan.input_shape)
+    if len(plan.feature_names) not in (0, size):
+        raise ValueError(
+            f"feature_names has {len(plan.feature_names)} names; an input has {size} elements"
         )
     check_blind_layers(plan)
 

@@ -77,6 +77,7 @@ def compile_model(
     parties: ThreeParties | None = None,
     multi_label: bool = False,
     class_names: Sequence[str | int] | None = None,
+    feature_names: Sequence[str | int] | None = None,
 ) -> CompiledModel:
     """Compile a trained model for encrypted inference with CKKS at 128-bit security.
 
@@ -128,6 +129,9 @@ def compile_model(
         What the classes are called, in the order of the logits; of a single logit two names, the
         second for class 1. They are part of the public plan, and the data owner's answers bear
         them (:attr:`Answer.name`).
+    feature_names : sequence of str or int, optional
+        What the elements of an input are called, in their order, such as a table's columns. They
+        are part of the public plan: whoever asks about a table has its columns found by name.
 
     Raises
     ------
@@ -160,7 +164,12 @@ def compile_model(
             raise ValueError(
                 f"batch_size is {batch_size}; encrypted weights answer 1 image a query"
             )
-    names = () if class_names is None else _class_names(class_names)
+    names = _names("class_names", class_names, "('cat', 'dog')")
+    features = _names("feature_names", feature_names, "('age', 'weight')")
+    if len(features) not in (0, math.prod(shape)):
+        raise ValueError(
+            f"feature_names has {len(features)} names; an input has {math.prod(shape)} elements"
+        )
     encrypted, batch = parties is not None, batch_size > 1
 
     of_kind("multi_label", multi_label, bool, "True where several labels may hold, or False")
@@ -248,6 +257,7 @@ def compile_model(
         parties=parties,
         multi_label=multi_label,
         class_names=names,
+        feature_names=features,
     )
     if plan.query_bytes > query_limits[-1]:
         raise CannotPlanError(too_many_bytes(plan.query_bytes, query_limits[-1]))
@@ -280,13 +290,15 @@ def _from_unit(network: Network, centre: Vector, radius: Vector) -> Network:
     return Network(tuple(layers))
 
 
-def _class_names(given: Sequence[str | int]) -> tuple[str, ...]:
-    give = "a sequence of names, such as ('cat', 'dog')"
+def _names(argument: str, given: Sequence[str | int] | None, example: str) -> tuple[str, ...]:
+    if given is None:
+        return ()
     if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray):
-        raise TypeError(f"class_names is {shown(given)}; give {give}")
+        give = f"a sequence of names, such as {example}"
+        raise TypeError(f"{argument} is {shown(given)}; give {give}")
     for name in given:
         if not isinstance(name, str | int | np.integer):
-            raise TypeError(f"class_names holds {shown(name)}; give texts or whole numbers")
+            raise TypeError(f"{argument} holds {shown(name)}; give texts or whole numbers")
     return tuple(map(str, given))
 
 
@@ -311,6 +323,7 @@ def _plan(
     parties: ThreeParties | None,
     multi_label: bool,
     class_names: tuple[str, ...],
+    feature_names: tuple[str, ...],
 ) -> Plan:
     ring = Ring(summary.degree, summary.primes)
     error_bits = math.ceil(math.log2(choice.error))
@@ -355,6 +368,7 @@ def _plan(
         blind_sources=network.layers[-1].sources if layers else (),
         multi_label=multi_label,
         class_names=class_names,
+        feature_names=feature_names,
     )
     spent = milliseconds(summary.operations, plan.degree)
     spent += _HASHED_MS * (plan.query_bytes + plan.answer_bytes)

@@ -24,6 +24,8 @@ SESSION_KEY_BYTES = 32
 MESSAGE_OVERHEAD = 102
 """Bytes of a message beside its body: header and authentication code."""
 Indices = NDArray[np.int32]
+_OPTIONAL = "feature_names"
+"""The field that a plan's text need not have."""
 EMPTY = -1
 """Among the inputs that a packing names: none."""
 
@@ -176,6 +178,9 @@ class Plan:
         Whether each logit decides about a label of its own, of which several may hold.
     class_names : tuple of str
         What the classes are called, in their order; empty where nobody named them.
+    feature_names : tuple of str
+        What the elements of an input are called, in their order; empty where nobody named them, as
+        in plans of earlier releases, whose text has no such field.
     """
 
     input_shape: tuple[int, ...]
@@ -205,6 +210,7 @@ class Plan:
     blind_sources: tuple[int, ...] = ()
     multi_label: bool = False
     class_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
 
     @property
     def security_bits(self) -> int:
@@ -303,8 +309,10 @@ class Plan:
         return hashlib.sha256(replace(self, predicted_ms=0.0).to_json().encode()).digest()
 
     def to_json(self) -> str:
-        """The plan as canonical JSON."""
+        """The plan as canonical JSON; ``feature_names`` stand there only where there are some."""
         content = {"format": FORMAT, **asdict(self)}
+        if not self.feature_names:
+            del content[_OPTIONAL]
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -326,7 +334,9 @@ class Plan:
                 + (f" but of {written}, of an older release" if older else "")
                 + "; compile the model again"
             )
-        if set(values) != {entry.name for entry in fields(cls)}:
+        if values.get(_OPTIONAL) == ():
+            raise ValueError(f"{_OPTIONAL} is empty; leave it out")
+        if set(values) | {_OPTIONAL} != {entry.name for entry in fields(cls)}:
             raise ValueError("the plan has missing or unknown fields; compile the model again")
         try:
             values["blind_layers"] = tuple(
@@ -371,6 +381,8 @@ class Plan:
         }
         if self.class_names:
             rows["class names"] = ", ".join(self.class_names)
+        if self.feature_names:
+            rows["feature names"] = ", ".join(self.feature_names)
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 

@@ -43,6 +43,9 @@ class InputContract:
         Keys and questions that it sends in a round, at most.
     multi_label : bool
         Whether ``classes`` are labels of which several may hold.
+    feature_names : tuple of str
+        What the elements of an input are called, in their order. A plan with other names, or these
+        in another order, is refused; not one that names none.
     """
 
     input_shape: tuple[int, ...]
@@ -50,6 +53,7 @@ class InputContract:
     classes: int
     max_bytes: int = MAX_ROUND_BYTES
     multi_label: bool = False
+    feature_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -61,6 +65,12 @@ class InputContract:
         convert(self, "max_bytes", whole, least=1)
         convert(self, "classes", whole)
         of_kind("multi_label", self.multi_label, bool, "True where several labels may hold")
+        of_kind("feature_names", self.feature_names, tuple, "a tuple of names, or ()")
+        size = math.prod(self.input_shape)
+        if len(self.feature_names) not in (0, size):
+            raise ValueError(
+                f"feature_names has {len(self.feature_names)} names; an input has {size} elements"
+            )
         if self.classes < 2:
             raise ValueError(
                 f"classes is {self.classes}; give 2 or more (a single logit decides between 2)"
@@ -116,6 +126,14 @@ def _refuse(plan: Plan, contract: InputContract) -> None:
             if name == "input_range":
                 raise PlanRefusedError(_other_range(plan, contract))
             raise PlanRefusedError(f"the plan has {name} {theirs}, this node's data {ours}")
+    for place, (theirs, ours) in enumerate(
+        zip(plan.feature_names, contract.feature_names, strict=False)
+    ):
+        if theirs != ours:
+            raise PlanRefusedError(
+                f"the plan takes {theirs[:100]!r} where this node's data have {ours[:100]!r}, as "
+                f"element {place} of an input, counted from 0"
+            )
     if plan.parties:
         raise PlanRefusedError("the plan is for encrypted weights, which no round evaluates")
     if plan.input_scale_bits < 0:

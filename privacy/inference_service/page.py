@@ -252,6 +252,7 @@ class Page:
                     "classes": self.contract.classes,
                     "multiLabel": self.contract.multi_label,
                     "maxBytes": self.contract.max_bytes,
+                    "featureNames": self.contract.feature_names,
                 },
             },
         }

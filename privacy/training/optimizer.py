@@ -99,13 +99,18 @@ class NoisyOptimizer:
 
     def _noisy(self, gradients: list[Tensor]) -> list[Tensor]:
         """The gradients with noise of standard deviation z, in units of S, on every coordinate."""
+        # It is drawn on the CPU, where its law and its secrecy are proved, and goes to a device in
+        # one copy, for which the CPU does not wait.
         sizes = [gradient.numel() for gradient in gradients]
-        drawn = np.zeros(sum(sizes))
-        add_gaussian(drawn, sigma=self._noise_multiplier, randomness=self._randomness)
-        noise = torch.from_numpy(drawn).split(sizes)
+        drawn = torch.from_numpy(np.zeros(sum(sizes)))
+        devices = {gradient.device for gradient in gradients}
+        if torch.cuda.is_available() and any(device.type == "cuda" for device in devices):
+            drawn = drawn.pin_memory()
+        add_gaussian(drawn.numpy(), sigma=self._noise_multiplier, randomness=self._randomness)
+        pieces = {device: drawn.to(device, non_blocking=True).split(sizes) for device in devices}
         return [
-            gradient.double() + piece.view_as(gradient).to(gradient.device)
-            for gradient, piece in zip(gradients, noise, strict=True)
+            gradient.double() + pieces[gradient.device][i].view_as(gradient)
+            for i, gradient in enumerate(gradients)
         ]
 
     def _clear(self) -> None:

@@ -23,13 +23,24 @@ def check_model(model: nn.Module) -> None:
     UnsupportedModelError
         Names every such layer, the reason and the remedy.
     ValueError
-        If nothing in the model trains.
+        If nothing in the model trains, or it lies on a device without double precision.
     """
+    for device in {parameter.device for parameter in model.parameters()}:
+        refuse_device(device)
     problems = model_problems(model)
     if problems:
         raise UnsupportedModelError(problems)
     if not any(True for _ in trainable_layers(model)):
         raise ValueError("the model has no trainable parameter: nothing to train")
+
+
+def refuse_device(device: torch.device) -> None:
+    """Refuse, in a ``ValueError``, a device on which norms and noise cannot be had."""
+    if device.type == "mps":
+        raise ValueError(
+            f"the model lies on {device}, which has no double precision, in which norms are "
+            "computed and noise is added: move it to the CPU or a CUDA device"
+        )
 
 
 def model_problems(model: nn.Module) -> list[ModelProblem]:

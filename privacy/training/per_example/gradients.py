@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,12 +114,14 @@ def clipped_sum(layers: Sequence[LayerGradients], *, clipping_norm: float) -> Gr
 def full_precision_products(device: torch.device) -> Iterator[None]:
     """Matrix products in the operands' precision, under autocast and low matmul precision too."""
     before = torch.get_float32_matmul_precision()
-    if before == "highest" and not torch.is_autocast_enabled(device.type):
+    kind = device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if before == "highest" and not autocast:
         yield
         return
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(kind, enabled=False) if autocast else nullcontext():
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -151,10 +151,10 @@ def _moderate(sizes: Tensor) -> bool:
     """Whether all but zeros are far from the ends of single precision."""
     if not len(sizes):
         return True
-    low, high = torch.aminmax(sizes)
-    if not low.item() > _SMALL:
-        low = torch.where(sizes > 0, sizes, 1.0).amin()
-    return low.item() > _SMALL and high.item() < _LARGE
+    low, high = (each.item() for each in torch.aminmax(sizes))
+    if not low > _SMALL:
+        low = torch.where(sizes > 0, sizes, 1.0).amin().item()
+    return low > _SMALL and high < _LARGE
 
 
 def _vectors(values: Tensor) -> Tensor:

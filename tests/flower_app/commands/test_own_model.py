@@ -49,7 +49,18 @@ def test_rows_of_a_file_are_answered_as_the_estimator_does(
     printed = capsys.readouterr()
     answers = [json.loads(line) for line in printed.out.splitlines()]
     assert [answer["names"] for answer in answers] == [[name] for name in right]
-    assert "its columns are taken in this order: sepal length (cm), sepal width" in printed.err
+    assert "note" not in printed.err
+    plain = (folder / "flowers.csv").read_text().splitlines()
+    turned = [",".join(["id", *line.split(",")[::-1]]) for line in plain]
+    (folder / "turned.csv").write_text("\n".join(turned) + "\n")
+    (folder / "nameless.csv").write_text("\n".join(plain[1:]) + "\n")
+    names = ["turned.csv", "nameless.csv"]
+    assert main([*ask, *(str(folder / name) for name in names)]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == [*right, *right]
+    assert "turned.csv: left out, since the model takes none: id" in printed.err
+    assert "nameless.csv: has no names; its columns are taken as sepal length (cm)" in printed.err
     assert main([*ask, str(folder / "flowers.npy"), "5.1,3.5,1.4,0.2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition(": ")[2] for line in lines] == [*right, "setosa"]
@@ -66,8 +77,8 @@ def test_what_cannot_be_asked_is_told(
         (",".join(["0.25"] * 100), "has 100 numbers; the plan's inputs have 4"),
         (str(folder / "two.npy"), "holds several arrays"),
         ("5.1,3.5,1.4", "has 3 numbers; the plan's inputs have 4"),
-        ("51,3.5,1.4,0.2", "number 0, counted from 0, is 51, and the model answers for [4, 8]"),
-        (str(wide), "has 5 columns; the plan's inputs have 4 numbers"),
+        ("51,3.5,1.4,0.2", "sepal length (cm) is 51, and the model answers for [4, 8]"),
+        (str(wide), "has no column 'sepal length (cm)'; the plan takes sepal length (cm), "),
         ("nothing.csv", "is not there; give a CSV file, a .npy file"),
     ):
         assert main([*ask, question]) == 1
@@ -77,12 +88,13 @@ def test_what_cannot_be_asked_is_told(
     assert main([*ask, str(alike)]) == 0
     assert capsys.readouterr().out.count("setosa") == 2
     text = wide.with_name("words.csv")
-    text.write_text("a,b,c,d\n5,3,1,small\n5,3,1,nan\n5.1,3.5,1.4,0.2\n")
+    header = (folder / "flowers.csv").read_text().splitlines()[0]
+    text.write_text(header + "\n5,3,1,small\n5,3,1,nan\n5.1,3.5,1.4,0.2\n")
     assert main([*ask, str(text)]) == 1
     printed = capsys.readouterr()
     assert printed.out.endswith("words.csv[2]: setosa\n")
-    assert "words.csv[0]: d is 'small', which is no number" in printed.err
-    assert "words.csv[1]: d is nan, and the model answers for [0, 3]" in printed.err
+    assert "words.csv[0]: petal width (cm) is 'small', which is no number" in printed.err
+    assert "words.csv[1]: petal width (cm) is nan, and the model answers for [0, 3]" in printed.err
 
 
 def test_another_models_plan_is_refused(

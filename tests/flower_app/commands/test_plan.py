@@ -116,6 +116,29 @@ def test_it_advises_what_to_take_and_what_not_to_try(
     assert document["question"]["mechanism"] == "lattice"
 
 
+def test_a_model_of_a_users_project_is_known_by_its_parameters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asking = ["plan", "--population", "200", "--delta", "1e-3", "--rounds", "30"]
+    asking += ["--sampling-rates", "0.1", "--json"]
+    advised = {}
+    for parameters in (650, 65_000):
+        assert command.main([*asking, "--parameters", str(parameters)]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["options"][0]["client_bytes"] > 0.1 * 2 * 4 * parameters
+        assert not document["accuracy"]["known"]
+        advised[parameters] = document["advice"]["signal_to_noise"]
+    # The noise grows with the root of the parameters, clients' updates do not.
+    assert advised[650] == pytest.approx(10 * advised[65_000])
+    assert command.main([*asking[:-1], "--parameters", "650"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("a model of 650 parameters on data of yours, N = 200 clients")
+    assert "S: a few times below the length of an update" in printed
+    for more in (["--model", "mlp"], ["--task", "task.toml"]):
+        assert command.main([*asking, "--parameters", "650", *more]) == 1
+        assert "contradicts --task and --model" in capsys.readouterr().err
+
+
 def test_a_ledger_is_planned_on_with_what_it_leaves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

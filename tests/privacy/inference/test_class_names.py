@@ -1,4 +1,4 @@
-"""Classes travel with the plan by their names, and answers bear them; sets of labels."""
+"""Names of classes and features travel with the plan, and answers bear them; sets of labels."""
 
 import json
 from typing import Any
@@ -109,6 +109,51 @@ def test_a_strangers_names_are_checked(names: Any) -> None:
     assert accept_plan(json.dumps(content), contract).class_names == ("a", "b", "c")
     with pytest.raises(PlanRefusedError, match="class_names"):
         accept_plan(json.dumps(content | {"class_names": names}), contract)
+
+
+FEATURES = ("age", "sex = female", "weight", "\u00e9t\u00e9", "a", "b")
+
+
+def test_features_have_names_and_a_plan_without_them_reads_as_before() -> None:
+    """Its text has no such field, as of earlier releases: the digest stays as it was."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    bare, named = compiled(model).plan, compiled(model, feature_names=FEATURES).plan
+    assert "feature_names" not in bare.to_json()
+    assert Plan.from_json(bare.to_json()) == bare
+    assert Plan.from_json(named.to_json()).feature_names == FEATURES
+    assert "age, sex = female" in str(named)
+    assert bare.digest != named.digest
+    with pytest.raises(ValueError, match="feature_names is empty; leave it out"):
+        Plan.from_json(json.dumps(json.loads(bare.to_json()) | {"feature_names": []}))
+
+
+@pytest.mark.parametrize("changed", [FEATURES[::-1], ("Age", *FEATURES[1:])], ids=["order", "name"])
+def test_a_plan_for_features_in_another_order_is_refused(changed: tuple[str, ...]) -> None:
+    """Of plan and owner's contract, either may have none."""
+    bare = compiled(nn.Linear(6, 3)).plan.to_json()
+    named = compiled(nn.Linear(6, 3), feature_names=FEATURES).plan.to_json()
+    own, other, none = (
+        InputContract((6,), (-1.0, 1.0), 3, feature_names=names)
+        for names in (FEATURES, changed, ())
+    )
+    for text, contract in ((named, own), (named, none), (bare, own)):
+        accept_plan(text, contract)
+    with pytest.raises(PlanRefusedError, match="takes 'age' where this node's data have"):
+        accept_plan(named, other)
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "words"),
+    [
+        (("a", "b"), ValueError, "feature_names has 2 names; an input has 6 elements"),
+        (("a",) * 6, ValueError, "different names"),
+        ("abcdef", TypeError, "a sequence of names"),
+    ],
+)
+def test_other_names_of_features_are_refused(names: Any, kind: type, words: str) -> None:
+    with pytest.raises(kind, match=words):
+        compiled(nn.Linear(6, 3), feature_names=names)
 
 
 def test_a_multi_label_answer_is_the_estimators_set_of_labels() -> None:

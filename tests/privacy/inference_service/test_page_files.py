@@ -216,6 +216,7 @@ def test_the_command_writes_a_copy_for_a_table_of_ones_own(
     page = page_of(task_spec(read_task(task)), service="https://model.example:8443")
     assert file.read_bytes() == page.single_file
     assert data(page)["model"]["features"] == ["age", "sex = female", "sex = male"]
+    assert data(page)["model"]["contract"]["featureNames"] == data(page)["model"]["features"]
     sex = {"name": "sex", "first": 1, "options": ["female", "male"]}
     assert data(page)["model"]["choices"] == [sex]
     task.write_text(PICTURES)

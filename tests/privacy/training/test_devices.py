@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from privacy.audit import match_gradient, one_hot_records
@@ -23,6 +25,11 @@ from privacy.training import (
     replace_unsupported,
     train,
 )
+from privacy.training.model_checks.check import refuse_device
+from privacy.training.optimizer import NoisyOptimizer
+from privacy.training.per_example.capture import Capture
+from privacy.training.per_example.gradients import clipped_sum
+from privacy.training.per_example.loss import ExampleLoss
 from privacy.training.records import on_device_of, records_of
 
 NOISED = ClipAndNoise(
@@ -143,3 +150,62 @@ def test_a_model_on_a_gpu_trains_on_records_in_memory_as_on_the_cpu(name: str) -
     model.load_state_dict(start)
     result = step(model.cuda(), data, NOISED, F.cross_entropy)
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
+
+
+class ElsewhereOnly(TorchDispatchMode):
+    """Lets a model on another device be worked on there alone, and counts what passes between.
+
+    A tensor on "meta" has no numbers, so that none can come back; a number that is read from one,
+    as 1, is counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers_read = 0
+        self.sent: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
+            self.numbers_read += 1
+            return 1.0
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        places = {each.device.type for each in tensors if each.dim()}
+        out = func(*args, **kwargs)
+        if func is torch.ops.aten._to_copy.default and places == {"cpu"}:
+            if out.device.type == "meta":
+                self.sent.append(out.numel())
+        elif len(places) > 1:
+            raise AssertionError(f"{func} takes tensors of several devices")
+        return out
+
+
+# An embedding counts the rows that a batch uses, which "meta" cannot.
+@pytest.mark.parametrize("name", [name for name in models() if name != "table"])
+def test_a_step_stays_on_the_models_device_but_for_its_noise(name: str) -> None:
+    model = replace_unsupported(models()[name]).to("meta")
+    numbers = NUMBERS.to("meta")
+    optimizer = NoisyOptimizer(
+        GradientDescent(model.parameters(), learning_rate=0.1),
+        randomness=SeededRandomness(1),
+        noise_multiplier=1.0,
+        sensitivity=0.1,
+    )
+    loss, classes = ExampleLoss(F.cross_entropy), CLASSES.to("meta")
+    with Capture(model) as capture, ElsewhereOnly() as elsewhere:
+        for _ in range(2):
+            layers = list(capture.gradients(loss(model(numbers), classes)).values())
+            read = elsewhere.numbers_read
+            optimizer.add_clipped(clipped_sum(layers, clipping_norm=1.0))
+            # Single numbers alone: whether all norms are finite, and sizes of a linear layer's.
+            assert elsewhere.numbers_read - read <= 1 + 2 * len(layers)
+        assert elsewhere.sent == []
+        optimizer.step()
+    assert elsewhere.sent == [sum(each.numel() for each in model.parameters())]
+
+
+def test_a_device_without_double_precision_is_refused_in_words() -> None:
+    refuse_device(torch.device("cpu"))
+    refuse_device(torch.device("cuda", 1))
+    with pytest.raises(ValueError, match=r"on mps, .* no double precision.*to the CPU"):
+        refuse_device(torch.device("mps"))

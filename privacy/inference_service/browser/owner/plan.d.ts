@@ -48,6 +48,10 @@ export type Contract = {
      * of keys and one question
      */
     maxBytes?: number | undefined;
+    /**
+     * of an input's elements, in their order
+     */
+    featureNames?: string[] | undefined;
 };
 export type PlanFields = {
     input_shape: number[];
@@ -77,6 +81,10 @@ export type PlanFields = {
     blind_sources: number[];
     multi_label: boolean;
     class_names: string[];
+    /**
+     * where the plan names any
+     */
+    feature_names?: string[] | undefined;
 };
 export type Derived = {
     digest: Uint8Array<ArrayBuffer>;

@@ -23,6 +23,7 @@ export const EMPTY = -1;
  * @property {number} classes
  * @property {boolean} [multiLabel]
  * @property {number} [maxBytes] of keys and one question
+ * @property {string[]} [featureNames] of an input's elements, in their order
  */
 /**
  * @typedef {object} PlanFields
@@ -37,6 +38,7 @@ export const EMPTY = -1;
  * @property {string} model_version @property {string[]} parties @property {any[]} blind_layers
  * @property {number[]} blind_sources
  * @property {boolean} multi_label @property {string[]} class_names
+ * @property {string[]} [feature_names] where the plan names any
  */
 /**
  * @typedef {object} Derived
@@ -59,6 +61,10 @@ const each = (check, least = 0, most = Infinity) => (/** @type {any} */ value) =
 const bound = (value) =>
   Array.isArray(value) ? value.length > 0 && value.every(bound) : Number.isFinite(value);
 const bits = whole(-MAX_BITS, MAX_BITS);
+
+/** @param {number} longest */
+const name = (longest) => (/** @type {any} */ value) =>
+  text(value) && [...value].length <= longest && /^(?:[^\p{C}\p{Z}]| )+$/u.test(value);
 
 /** @type {Record<string, (value: any) => boolean>} */
 const FIELDS = {
@@ -89,8 +95,10 @@ const FIELDS = {
   blind_layers: each(() => true),
   blind_sources: each(() => true),
   multi_label: (value) => typeof value === "boolean",
-  class_names: each((value) => text(value) && /^(?:[^\p{C}\p{Z}]| ){1,100}$/u.test(value)),
+  class_names: each(name(100)),
 };
+/** Names that a plan need not have. */
+const OPTIONAL = { feature_names: each(name(300), 1) };
 
 /**
  * Read a plan and refuse one that is none, or could harm.
@@ -128,14 +136,15 @@ function parsed(received) {
     throw new PlanError(`not a plan of format ${FORMAT}; use the same release on both sides`);
   }
   const { format: _, ...fields } = content;
-  const names = Object.keys(FIELDS);
+  const checks = "feature_names" in fields ? { ...FIELDS, ...OPTIONAL } : FIELDS;
+  const names = Object.keys(checks);
   if (Object.keys(fields).sort().join() !== names.sort().join()) {
     throw new PlanError("the plan has missing or unknown fields");
   }
   for (const name of names) {
     let fine = false;
     try {
-      fine = FIELDS[name](fields[name]);
+      fine = checks[name](fields[name]);
     } catch {} // nested deeper than the stack
     if (!fine) throw new PlanError(`the plan's ${name} cannot be used`);
   }
@@ -207,6 +216,9 @@ function consistent(plan) {
   const names = plan.class_names;
   refuse(![0, plan.classes].includes(names.length), "it does not name all classes");
   refuse(new Set(names).size !== names.length, "it names two classes alike");
+  const features = plan.feature_names ?? [];
+  refuse(![0, elements].includes(features.length), "it does not name all features");
+  refuse(new Set(features).size !== features.length, "it names two features alike");
 }
 
 /** @param {boolean} wrong @param {string} reason */
@@ -224,6 +236,9 @@ function agree(plan, contract) {
   const ours = bounds(inputRange, shape);
   const alike = theirs.every((end, n) => end.every((value, at) => value === ours[n][at]));
   refuse(!alike, "it is for inputs in another range");
+  const ourNames = contract.featureNames ?? [];
+  const others = ourNames.length > 0 && plan.feature_names?.some((each, n) => each !== ourNames[n]);
+  refuse(others === true, "its features have other names, or another order");
   for (let n = 0; n < theirs[0].length; n++) {
     refuse(theirs[0][n] >= theirs[1][n], "it has an empty range");
   }

@@ -193,6 +193,8 @@ def test_what_leaves_the_owner_has_no_secret_key_in_it(modules: Any) -> None:
         ({"degree": 1000}, "degree cannot be used"),
         ({"degree": "2048"}, "degree cannot be used"),
         ({"class_names": ["a", "b\u00a0c", "d"]}, "class_names cannot be used"),
+        ({"feature_names": ["a", "b"]}, "does not name all features"),
+        ({"feature_names": []}, "feature_names cannot be used"),
         ({"model_version": "none"}, "model_version cannot be used"),
         ({"logits": 4, "answers": [[0, 1, 2, 3]]}, "4 classes, not 3"),
         ({"parties": ["a", "b", "c"]}, "encrypted weights"),
