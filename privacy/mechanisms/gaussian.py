@@ -163,7 +163,7 @@ class _Rounding:
         y -= whole
         # Undecided: those as near to a half-integer as the rounding of y, or of the place.
         undecided = set(draws.settled)
-        margin = 2.0**-50 * (_LARGEST_DRAW * sigma + 3)
+        margin = 2.0**-50 * (_LARGEST_DRAW * sigma + 4)
         if y.max() > 0.5 - margin or y.min() < margin - 0.5:
             np.abs(y, out=y)
             near = np.flatnonzero(y > 0.5 - margin)
