@@ -109,6 +109,7 @@ TIMED = tuple((model, silos) for model in ("hog-linear", "cnn") for silos in (3,
 
 def run(*, quick: bool, log: Log) -> list[Row]:
     """Train every arm, some runs at a time, then time steps; return the rows."""
+    torch.set_num_threads(1)  # idle ones spin, and steps are measured by processor time
     cells, skewed = ((Cell("hog-linear", 10, 3.0),), ()) if quick else (CELLS, SKEWED)
     wanted = [(cell, arm) for cell in cells for arm in ALONGSIDE]
     wanted += [(cell, "ours, skewed") for cell in skewed]
