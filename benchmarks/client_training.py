@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from opacus import PrivacyEngine
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, gelu, relu, scaled_dot_product_attention
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.encrypted_inference.cases import tutorial_cnn
@@ -61,7 +61,78 @@ def hog_linear() -> nn.Sequential:
     return nn.Sequential(nn.Linear(392, 10))
 
 
-MODELS = {"tutorial CNN": tutorial_cnn, "LeNet-size CNN": lenet, "MLP": mlp}
+class TransformerBlock(nn.Module):
+    """One block before a mean over the tokens: 28 rows of a picture, 28 numbers each."""
+
+    def __init__(self, width: int = 64, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.embedded = nn.Linear(28, width)
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.classes = nn.Linear(width, 10)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        attended: Tensor = self.out(
+            scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
+        return attended
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Scores of ten classes."""
+        x = self.embedded(pictures.flatten(1, 2))
+        x = x + self._attention(self.before_attention(x))
+        x = x + self.narrow(gelu(self.widen(self.before_mlp(x))))
+        scores: Tensor = self.classes(x.mean(1))
+        return scores
+
+
+class _ResidualBlock(nn.Module):
+    """Two convolutions with GroupNorm, beside the identity or a convolution of 1 x 1."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+        self.second = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.GroupNorm(out // 4, out) for _ in range(2))
+        same = stride == 1 and channels == out
+        self.beside = nn.Identity() if same else nn.Conv2d(channels, out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = relu(self.norms[0](self.first(x)))
+        return relu(self.norms[1](self.second(inner)) + self.beside(x))
+
+
+def resnet20() -> nn.Sequential:
+    """ResNet-20 for 3 x 32 x 32 (He et al. 2016, section 4.2), with GroupNorm."""
+    blocks: list[nn.Module] = []
+    channels = 16
+    for out, stride in ((16, 1), (32, 2), (64, 2)):
+        for first in (True, False, False):
+            blocks.append(_ResidualBlock(channels, out, stride if first else 1))
+            channels = out
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.GroupNorm(4, 16),
+        nn.ReLU(),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+
+
+SMALL = {"tutorial CNN": tutorial_cnn, "LeNet-size CNN": lenet, "MLP": mlp}
+LARGE: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, ...]]] = {
+    "transformer block": (TransformerBlock, 64, (1, 28, 28)),
+    "ResNet-20": (resnet20, 32, (3, 32, 32)),
+}
 
 
 def batch_of(examples: int, *shape: int) -> tuple[Tensor, Tensor]:
@@ -181,10 +252,23 @@ def compare(case: str, times: dict[str, list[float]]) -> list[Row]:
     return rows
 
 
+def step(
+    case: str,
+    make: Callable[[], nn.Module],
+    data: tuple[Tensor, Tensor],
+    noise_multiplier: float,
+    repetitions: int,
+    log: Log,
+) -> list[Row]:
+    rows = compare(case, seconds(ways(make, *data, noise_multiplier), repetitions))
+    log(f"{case}: ours {rows[-1].ours.median:.2f} times plain SGD")
+    return rows
+
+
 def _grown(name: str, model: str, examples: int) -> float:
     torch.set_num_threads(1)
-    inputs, targets = batch_of(examples, 1, 28, 28)
-    way = ways(MODELS[model], inputs, targets, 0.0)[name]
+    make, _, shape = LARGE.get(model) or (SMALL[model], 0, (1, 28, 28))
+    way = ways(make, *batch_of(examples, *shape), 0.0)[name]
     # 5 resets the peak that the kernel keeps for this process (man 5 proc).
     Path("/proc/self/clear_refs").write_text("5")
     before = memory_of_process("VmRSS")
@@ -240,7 +324,7 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     # Every step Opacus's hooks warn that the data itself wants no gradient.
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     try:
-        models = list(MODELS)[:2] if quick else list(MODELS)
+        models = list(SMALL)[:2] if quick else list(SMALL)
         for threads, examples, model in product((1,) if quick else (1, 2), (64, 256), models):
             torch.set_num_threads(threads)
             for noise_multiplier in (0.0, 1.0):
@@ -249,15 +333,22 @@ def run(*, quick: bool, log: Log) -> list[Row]:
                 kind = "clipped and noised" if noise_multiplier else "clipped"
                 case = f"{model}, {examples} examples, {threads} thread(s), {kind}"
                 data = batch_of(examples, 1, 28, 28)
-                times = seconds(ways(MODELS[model], *data, noise_multiplier), repetitions)
-                compared = compare(case, times)
-                log(f"{case}: ours {compared[-1].ours.median:.2f} times plain SGD")
-                rows += compared
+                rows += step(case, SMALL[model], data, noise_multiplier, repetitions, log)
+        torch.set_num_threads(1)
+        for model, (make, examples, shape) in list(LARGE.items())[: 1 if quick else None]:
+            for noise_multiplier in (0.0,) if quick else (0.0, 1.0):
+                kind = "clipped and noised" if noise_multiplier else "clipped"
+                case = f"{model}, {examples} examples, 1 thread(s), {kind}"
+                data = batch_of(examples, *shape)
+                rows += step(case, make, data, noise_multiplier, -(-repetitions // 4), log)
         torch.set_num_threads(1)
         rows += small_calls(20 if quick else 200)
     finally:
         torch.set_num_threads(before)
-    for model in list(MODELS)[: 1 if quick else None] if sys.platform == "linux" else []:
+    if sys.platform != "linux":
+        return rows
+    sizes = {**dict.fromkeys(SMALL, 256), **{name: large[1] for name, large in LARGE.items()}}
+    for model, examples in list(sizes.items())[: 1 if quick else None]:
         log(f"{model}: peak memory")
-        rows += memory(model, 256, 1 if quick else 3)
+        rows += memory(model, examples, 1 if quick else 3)
     return rows

@@ -14,9 +14,10 @@ from privacy.imports import needing
 with needing("the app", extra="app"):
     from threadpoolctl import threadpool_limits
 
+    from flower_app.finish import finish
+
 from flower_app.encrypted.evaluation import check_model_can_be_encrypted
 from flower_app.encrypted.round import hold_encrypted_round
-from flower_app.finish import finish
 from flower_app.report.outcome import OutcomeFile
 from flower_app.settings import Settings
 from flower_app.shared.model import compile_shared

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -233,36 +234,44 @@ def _exists(dotted: str) -> bool:
         return False
 
 
-def _unreleased() -> str:
+def _section(heading: str) -> str:
     text = (ROOT / "CHANGELOG.md").read_text()
-    return text.partition("## [Unreleased]")[2].partition("\n## [")[0]
+    return text.partition(f"\n## [{heading}]")[2].partition("\n## [")[0]
+
+
+def _to_this_release() -> str:
+    """What has changed since the release before this one, whether it is released or not yet."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return _section("Unreleased") + _section(version)
 
 
 def test_a_heading_of_the_changelog_is_there_once() -> None:
-    headings = re.findall(r"^### (\w+)$", _unreleased(), re.MULTILINE)
+    headings = re.findall(r"^### (\w+)$", _section("Unreleased"), re.MULTILINE)
     assert headings == ["Added", "Changed", "Removed", "Fixed"]
 
 
 def test_names_that_the_changelog_sends_to_are_there() -> None:
-    """What stands right of an arrow, or where something is imported from now."""
-    sent = re.findall(
-        r"(?:→|\bin|\bfrom)\s+`((?:privacy|strategies|flower_app)\.[\w.]+)`", _unreleased()
-    )
+    """In the right column of a table, right of an arrow, or where one imports from now."""
+    text = _to_this_release()
+    name = r"`((?:privacy|strategies|flower_app)\.[\w.]+)`"
+    cells = [line.rsplit("|", 2)[1] for line in text.splitlines() if line.startswith("|")]
+    sent = re.findall(rf"(?:→|\bin|\bfrom)\s+{name}", text)
+    sent += re.findall(name, "\n".join(cells))
     assert len(sent) > 10
-    assert [name for name in sent if not _exists(name)] == []
+    assert [each for each in sent if not _exists(each)] == []
 
 
 def test_errors_in_the_changelog_have_their_names_of_today() -> None:
     folders = [file.parent for part in PACKAGES for file in (ROOT / part).rglob("errors.py")]
     modules = [".".join((*folder.relative_to(ROOT).parts, "errors")) for folder in folders]
     errors = {name for module in modules for name in dir(importlib.import_module(module))}
-    named = set(re.findall(r"`(?:\w+\.)*(\w+Error)`", _unreleased()))
+    named = set(re.findall(r"`(?:\w+\.)*(\w+Error)`", _to_this_release()))
     assert len(named) > 20
     assert {name for name in named if name not in errors and not hasattr(builtins, name)} == set()
 
 
 @pytest.mark.parametrize("call", [accept_plan, ServiceClient.plan, answer_encrypted_round])
 def test_the_contract_of_a_plan_is_asked_for_by_its_name(call: Any) -> None:
-    assert "the argument `expectation`" in _unreleased()
+    assert "`Expectation`, `expectation=` | `InputContract`, `contract=`" in _to_this_release()
     with pytest.raises(TypeError, match="expectation: not an argument here; give contract"):
         call(expectation=None)

@@ -301,7 +301,7 @@ def summed_over_persons(**given: Any) -> Any:
         LINEAR,
         Persons((torch.ones(4, 4), torch.tensor([0, 1, 0, 1]))),
         loss=torch.nn.functional.cross_entropy,
-        step=SiloStep(mechanism=SiloGaussian(3), **STEP),
+        step=SiloStep(mechanism=SiloGaussian(3), persons=20, **STEP),
         ledger=None,
         randomness=SeededRandomness(1),
         **given,

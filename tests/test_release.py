@@ -94,3 +94,9 @@ def test_a_folder_that_holds_anything_else_is_left_as_it_is(tmp_path: Path) -> N
     with pytest.raises(SystemExit, match="holds bloomseal too"):
         main(tmp_path)
     assert (tmp_path / "old.whl").exists()
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{version}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -81,7 +81,21 @@ JAX_PRIVACY = Peer(
         "wrapt==2.5.2",
     ),
 )
-"""Of whom factors of correlated noise are asked."""
+"""Of whom factors of correlated noise are asked, and private steps."""
+
+OPAKE = Peer(
+    "opake_steps",
+    "Opake",
+    (
+        "opake-base==0.16.1",
+        "opake-engine==0.16.1",
+        "opake-accounting==0.16.1",
+        "opake-dpsgd==0.16.1",
+        "optree==0.20.0",
+        "typing_extensions==4.16.0",
+    ),
+)
+"""Of whom private steps are asked."""
 
 
 def interpreter(peer: Peer, *, make: bool, log: Log) -> Path:

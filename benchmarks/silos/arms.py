@@ -157,6 +157,7 @@ def silo_step(
         clipping_norm=setting.clipping_norm,
         noise_multiplier=z,
         sampling_rate=setting.rate,
+        persons=RECORDS,
     )
 
 

@@ -145,6 +145,7 @@ def _sums_alone(name: str, persons: list[Persons], *, steps: int) -> Spread:
         clipping_norm=NORM,
         noise_multiplier=NOISE,
         sampling_rate=RATE,
+        persons=RECORDS,
     )
     times = []
     for _ in range(steps + 1):

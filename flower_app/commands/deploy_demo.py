@@ -21,6 +21,7 @@ from flower_app.settings import Settings
 from flower_app.tasks import read_task
 
 NODES = 3
+NODES_OF_SECURE_SUMS = 5  # fewer, and one node's presence would decide whether a sum of three opens
 IMAGES = 5_000  # of each node
 TEST_IMAGES = 200  # of each node, of its own; all are asked about in the encrypted round
 
@@ -35,6 +36,12 @@ _CLIENTS: dict[str, Any] = {
     "record-epsilon": 3.0,
     "encrypted-round-images": TEST_IMAGES,
     "encrypted-round-release": "public",
+}
+# All nodes are on this machine, and none drops out: if one might, five were too few.
+_SECURE: dict[str, Any] = {
+    "population": NODES_OF_SECURE_SUMS,
+    "min-clients": 3,
+    "dropout-probability": 0.0,
 }
 # A task says itself how many silos there are, and of whom.
 _TASK: dict[str, Any] = {"rounds": 8, "record-sampling-rate": 0.2, "evaluate-every": 8}
@@ -54,7 +61,9 @@ def add_command(commands: Any) -> None:
         "deploy-demo",
         description="Makes certificates and keys, gives three SuperNodes 5,000 images each, "
         "starts them and a SuperLink with TLS and node authentication on loopback, runs the app "
-        "on them, over clients or with mode=silos over silos; with task=FILE it starts a SuperNode "
+        "on them, over clients or with mode=silos over silos; with "
+        "secure-aggregation=honest-but-curious over five clients, of whom the server sees sums "
+        "alone; with task=FILE it starts a SuperNode "
         "for each silo of a task of yours, with its own data and task.toml. It stops and removes "
         "everything but the results. Flower's telemetry is off.",
     )
@@ -92,17 +101,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _deploy(given: dict[str, Any], folder: Path) -> int:
     """Check the settings, deploy in a folder, and run; raises as :func:`run`."""
-    usual = _SILOS if given.get("mode") == "silos" else _CLIENTS
+    usual, nodes = (_SILOS if given.get("mode") == "silos" else _CLIENTS), NODES
+    if usual is _CLIENTS and given.get("secure-aggregation", "off") != "off":
+        usual, nodes = usual | _SECURE, NODES_OF_SECURE_SUMS
     divided = None
     if given.get("task"):
         task = read_task(Path(str(given["task"])))
         check_demo(task)
         divided = divide_task(task, folder)
-        usual = _TASK | {"task": str(divided.server)}
+        usual, nodes = _TASK | {"task": str(divided.server)}, len(divided.nodes)
         given = {name: value for name, value in given.items() if name != "task"}
     overrides = {**usual, **given, "deployed": True}
     settings = Settings.from_config(overrides)
-    nodes = len(divided.nodes) if divided else NODES
     from flower_app.training.assembly import (
         check_run,  # brings the libraries that --help does without
     )
@@ -111,7 +121,7 @@ def _deploy(given: dict[str, Any], folder: Path) -> int:
     print("Flower's telemetry is off for this run (FLWR_TELEMETRY_ENABLED=0).")
     print(_protection_line(settings, nodes), flush=True)
     with Deployment(folder) as deployment:
-        _set_up(deployment, settings, divided)
+        _set_up(deployment, settings, divided, nodes)
         _announce(f"flwr run . {CONNECTION} --stream")
         command = [*deployment.run_command(overrides), "--stream"]
         return follow(command, deployment.operator, connection=CONNECTION, resumable=False)
@@ -138,7 +148,9 @@ def write_node_folders(
     return folders
 
 
-def _set_up(deployment: Deployment, settings: Settings, divided: DemoTask | None) -> None:
+def _set_up(
+    deployment: Deployment, settings: Settings, divided: DemoTask | None, nodes: int
+) -> None:
     _announce("Certificates and node keys are made; they live for this demonstration only.")
     if divided:
         configured = {
@@ -146,7 +158,7 @@ def _set_up(deployment: Deployment, settings: Settings, divided: DemoTask | None
         }
         theirs = f"the data of one silo: {', '.join(divided.names)}"
     else:
-        configured = _images(deployment.folder, settings)
+        configured = _images(deployment.folder, settings, nodes)
         theirs = f"{IMAGES:,} images in its own folder"
     _announce(
         f"Starting a SuperLink with TLS and node authentication on 127.0.0.1:{deployment.port}."
@@ -165,10 +177,10 @@ def _set_up(deployment: Deployment, settings: Settings, divided: DemoTask | None
     _announce(f"{len(configured)} SuperNodes are online, each with {theirs}.")
 
 
-def _images(folder: Path, settings: Settings) -> dict[str, tuple[Path, str]]:
+def _images(folder: Path, settings: Settings, nodes: int) -> dict[str, tuple[Path, str]]:
     """The folder of each node's images, and its configuration."""
     dataset = load_dataset(settings.dataset, data_dir=settings.data_folder)
-    names = [f"node-{number}" for number in range(1, NODES + 1)]
+    names = [f"node-{number}" for number in range(1, nodes + 1)]
     folders = write_node_folders(folder / "data", dataset.train, names, images=IMAGES)
     tests = write_node_folders(folder / "test", dataset.test, names, images=TEST_IMAGES)
     return {name: (data, f'test-dir="{tests[name]}"') for name, data in folders.items()}
@@ -199,7 +211,8 @@ def _owners_word(settings: Settings) -> str:
         if settings.record_epsilon
         else "allow-unnoised-training=true"
     )
-    return f"{records} publish-report=true"
+    sums = "" if settings.secure_aggregation == "off" else f" min-clients={settings.min_clients}"
+    return f"{records} publish-report=true{sums}"
 
 
 def _protection_line(settings: Settings, nodes: int) -> str:
@@ -216,6 +229,11 @@ def _protection_line(settings: Settings, nodes: int) -> str:
         if settings.record_epsilon
         else "single images have no protection of their own"
     )
+    secure = (
+        ""
+        if settings.secure_aggregation == "off"
+        else f" Of their updates the server sees sums of at least {settings.min_clients} alone."
+    )
     tested = (
         " At the end the nodes test the model on images of their own, under encryption; their "
         "owners have agreed that the accuracies, noised by the nodes to hide single images, are "
@@ -224,9 +242,9 @@ def _protection_line(settings: Settings, nodes: int) -> str:
         else ""
     )
     return (
-        f"{NODES} clients are too few to hide one of them: {images}; a whole client only at "
+        f"{nodes} clients are too few to hide one of them: {images}; a whole client only at "
         f"ε = {settings.epsilon:g}, which is little protection above 10. "
-        f"A real deployment has many more clients.{tested}"
+        f"A real deployment has many more clients.{secure}{tested}"
     )
 
 

@@ -8,7 +8,7 @@ one more or less moves no other.
 import hashlib
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import numpy as np
 
 from flower_app.data import ClientData, Dataset, Partitions, Split
 from flower_app.errors import DataError, counted
-from flower_app.tasks.images import read_class_folders
+from flower_app.tasks.images import left_out, read_class_folders, visible_files
 from flower_app.tasks.tables import Examples, read_examples
 from flower_app.tasks.task import Task
 
 _PARTS = 1 << 32
+_NO_TABLE = "do not end in .csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,9 @@ def read_holdings(task: Task) -> Holdings:
         training=tuple(own),
         testing=tuple(testing),
         notes=_merged(note for each in files for note in each.notes),
-        faults=tuple(dict.fromkeys(fault for each in files for fault in each.faults)),
+        faults=tuple(
+            dict.fromkeys([*_beside(task), *(fault for each in files for fault in each.faults)])
+        ),
     )
 
 
@@ -194,7 +197,7 @@ def _by_holder(task: Task) -> dict[str, Examples]:
         )
     places = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     if not task.pictures:
-        places = [path for path in places if path.is_dir() or path.suffix.lower() == ".csv"]
+        places = [path for path in places if path.is_dir() or _is_table(path)]
     else:
         places = [path for path in places if path.is_dir()]
     if not places:
@@ -205,13 +208,31 @@ def _by_holder(task: Task) -> dict[str, Examples]:
 def _read_place(task: Task, place: Path) -> Examples:
     if task.pictures:
         return read_class_folders(place, task.classes, task.pictures)
-    if place.is_dir():
-        files = sorted(place.glob("*.csv"))
-        if len(files) != 1:
-            names = ", ".join(file.name for file in files) or "none"
-            raise DataError(f"{place} must hold one CSV file, and holds {names}; leave one")
-        place = files[0]
-    return read_examples(place, task.own_form)
+    if not place.is_dir():
+        return read_examples(place, task.own_form)
+    visible = visible_files(place)
+    files = [file for file in visible if _is_table(file)]
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise DataError(f"{place} must hold one CSV file, and holds {names}; leave one")
+    examples = read_examples(files[0], task.own_form)
+    others = left_out(place, [file for file in visible if file not in files], _NO_TABLE)
+    return replace(examples, faults=(*others, *examples.faults))
+
+
+def _beside(task: Task) -> list[str]:
+    """A fault in words, if there are files beside the clients' that are nobody's data."""
+    if task.table is not None:
+        return []
+    folder = folder_of_holders(task)
+    files = visible_files(folder)
+    if task.pictures:
+        return left_out(folder, files, "lie in no client's folder")
+    return left_out(folder, [file for file in files if not _is_table(file)], _NO_TABLE)
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix.lower() == ".csv"
 
 
 def _kept_clients(task: Task, names: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from flower_app.errors import wrong
 from flower_app.settings import Settings
+from privacy.imports import needing
 
 
 def device_of(settings: Settings) -> str:
@@ -14,7 +15,8 @@ def device_of(settings: Settings) -> str:
     """
     if settings.device == "cpu":
         return "cpu"
-    import torch
+    with needing("the app", extra="app"):
+        import torch
 
     present = torch.cuda.is_available()
     if settings.device == "cuda" and not present:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from math import isfinite, sqrt
 from types import ModuleType
 from typing import Any, Protocol
@@ -60,9 +59,10 @@ class _IndependentNoise:
 def _kernels() -> ModuleType | None:
     """Compiled code for the same sums, to the same bits, where numba is installed."""
     try:
-        return import_module(_KERNELS)
+        from privacy.mechanisms import _sum_kernels
     except ImportError:
         return None
+    return _sum_kernels
 
 
 class _BlockwiseSum:

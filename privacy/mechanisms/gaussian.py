@@ -163,7 +163,7 @@ class _Rounding:
         y -= whole
         # Undecided: those as near to a half-integer as the rounding of y, or of the place.
         undecided = set(draws.settled)
-        margin = 2.0**-50 * (_LARGEST_DRAW * sigma + 3)
+        margin = 2.0**-50 * (_LARGEST_DRAW * sigma + 4)
         if y.max() > 0.5 - margin or y.min() < margin - 0.5:
             np.abs(y, out=y)
             near = np.flatnonzero(y > 0.5 - margin)
@@ -182,7 +182,11 @@ def _scaled(draws: Draws, sigma: float, memory: NDArray[np.float64]) -> NDArray[
     # j + T is half of (2j + 1) + (2T − 1), both of which are here in units of 2⁻⁶³.
     np.copyto(y, draws.words.view(np.int64), casting="unsafe")
     y += draws.cells
-    y *= sigma / CELLS * 2.0**-64
+    factor = sigma / CELLS * 2.0**-64
+    if factor < 2.0**-1000:  # it may have lost bits
+        y *= 2.0**-64 / CELLS
+        factor = sigma
+    y *= factor
     for i, draw in draws.settled.items():
         y[i] = draw.sign * float(draw.cell + draw.place.low) * (sigma / CELLS)
     return y

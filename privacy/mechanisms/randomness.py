@@ -18,6 +18,11 @@ _STRETCHED = 2048
 _ZEROS = bytes(1 << 16)  # what the cipher turns into its stream, so many at a time
 
 
+def _check_bytes(out: NDArray[np.uint8]) -> None:
+    if out.dtype != np.uint8 or out.ndim != 1 or not out.flags.c_contiguous:
+        raise ValueError(f"out is {out.dtype} {out.shape}; it must be contiguous uint8, one row")
+
+
 class KeyStream:
     """Bytes that a key determines: AES-256 in counter mode, from zero (NIST SP 800-38A, 6.5).
 
@@ -28,6 +33,10 @@ class KeyStream:
     ----------
     key : bytes
         32 of them.
+
+    Notes
+    -----
+    A stream is for one thread at a time: where a second one draws meanwhile, it raises.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -40,6 +49,7 @@ class KeyStream:
 
     def fill(self, out: NDArray[np.uint8]) -> None:
         """Write the next bytes, as many as ``out`` has, without memory of their own."""
+        _check_bytes(out)
         for start in range(0, len(out), len(_ZEROS)):
             part = out[start : start + len(_ZEROS)]
             self._encryptor.update_into(memoryview(_ZEROS)[: len(part)], part.data)
@@ -56,7 +66,8 @@ class Randomness(ABC):
         """``count`` fresh random bytes."""
 
     def fill(self, out: NDArray[np.uint8]) -> None:
-        """Write to ``out``, C-contiguous, what ``bytes`` of its length would be."""
+        """Write to ``out``, contiguous uint8 of shape ``(n,)``, what ``bytes(n)`` would be."""
+        _check_bytes(out)
         out[:] = np.frombuffer(self.bytes(len(out)), dtype=np.uint8)
 
     def uint64(self, size: int) -> NDArray[np.uint64]:

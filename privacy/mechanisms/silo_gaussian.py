@@ -155,7 +155,7 @@ class SiloGaussian:
         parameters: int,
         *,
         clipping_norm: float,
-        persons: int | None = None,
+        persons: int,
         sampling: Poisson | Full | None = None,
     ) -> PersonSum:
         """An empty sum of one silo's persons, each of them clipped to ``clipping_norm``.
@@ -164,13 +164,11 @@ class SiloGaussian:
         ----------
         parameters : int
         clipping_norm : float
-        persons, sampling : optional
-            As for ``bound``: entries of the sum are cut to ``largest_entry``. Needed where it is
-            masked.
+        persons : int
+        sampling : optional
+            As for ``bound``: entries of the sum are cut to ``largest_entry``.
         """
-        limit = None
-        if persons is not None:
-            limit = self.largest_entry(persons=persons, sampling=sampling or Full())
+        limit = self.largest_entry(persons=persons, sampling=sampling or Full())
         return PersonSum(parameters, clipping_norm=clipping_norm, radius=self.radius, limit=limit)
 
     def add_share(

@@ -35,7 +35,7 @@ def silo_statistics(
     mechanism: SiloGaussian,
     noise_multiplier: float,
     ledger: Ledger | None,
-    persons: int | None = None,
+    persons: int,
     randomness: Randomness | None = None,
 ) -> npt.NDArray[np.int64]:
     """The sum of this silo's persons' parts of a query, with its share of the noise.
@@ -58,8 +58,8 @@ def silo_statistics(
         z: the noise of the fewest honest silos together is z times ``query.clipping_norm``.
     ledger : ClientLedger or None
         Charged with ``query.event`` before a row is read. None: paid already.
-    persons : int, optional
-        N, a public number over all silos, as for ``SiloStep``: needed where sums are masked.
+    persons : int
+        N, a public number over all silos, as for ``SiloStep``.
     randomness : Randomness, optional
         The operating system's unless given.
 

@@ -1,7 +1,7 @@
 """Local training with per-example clipping and optional noise (DP-SGD)."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -187,7 +187,7 @@ def _train_as_paid(
         sensitivity=protection.clipping_norm / (batches.sampling_rate * payment.count),
     )
     method: dict[str, str] = {}
-    with Capture(model) as capture:
+    with Capture(model) as capture, noisy_optimizer:
 
         def clipped(rows: Tensor) -> Gradients:
             capture.forget()  # a batch that failed
@@ -200,7 +200,9 @@ def _train_as_paid(
         add_well_formed = MalformedRecords(clipped, noisy_optimizer.add_clipped, every_error=noised)
         changed: set[str] = set()
         for _ in range(batches.steps):
-            for rows in _physical_batches(count, batches, physical_batch_size, randomness):
+            pieces = _physical_batches(count, batches, physical_batch_size, randomness)
+            noisy_optimizer.begin()
+            for rows in pieces:
                 add_well_formed(rows)
                 changed.update(buffers.restore())
             if not noised:
@@ -217,7 +219,7 @@ def _train_as_paid(
 
 def _physical_batches(
     records: int, batches: Batches, size: int, randomness: Randomness
-) -> Iterator[Tensor]:
+) -> list[Tensor]:
     """The rows of one logical batch, in pieces of at most ``size``."""
     if isinstance(batches, FullBatch):
         rows = torch.arange(records, device="cpu")
@@ -225,6 +227,4 @@ def _physical_batches(
         rows = torch.from_numpy(
             np.flatnonzero(randomness.bernoulli(batches.sampling_rate, records))
         )
-    for piece in rows.split(size):
-        if len(piece):
-            yield piece
+    return [piece for piece in rows.split(size) if len(piece)]

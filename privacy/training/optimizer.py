@@ -1,15 +1,18 @@
 """The optimizer's step by a clipped sum and its noise; plain gradient descent."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from privacy.arguments import number
-from privacy.mechanisms import Randomness, add_gaussian
+from privacy.mechanisms import Randomness
+from privacy.training._noise_ahead import NoiseAhead
 from privacy.training.per_example.gradients import Gradients
 
 
@@ -54,7 +57,9 @@ class NoisyOptimizer:
     Sums over physical batches, the noise and the average are in double precision; the result is
     rounded to the parameter's precision once, after the noise (float16: to its largest number where
     it lies beyond). ``sensitivity`` is the most that one example moves the average, S over the
-    expected batch: a sum in units of S is multiplied by it.
+    expected batch: a sum in units of S is multiplied by it. A context, in which a thread may draw
+    the noise: ``begin`` each logical batch once its records are drawn, and draw nothing else from
+    ``randomness`` until ``step``.
     """
 
     def __init__(
@@ -65,11 +70,33 @@ class NoisyOptimizer:
         noise_multiplier: float,
         sensitivity: float,
     ) -> None:
-        self._optimizer, self._randomness = optimizer, randomness
-        self._noise_multiplier, self._sensitivity = noise_multiplier, sensitivity
+        self._optimizer, self._sensitivity = optimizer, sensitivity
         self._parameters = [each for group in optimizer.param_groups for each in group["params"]]
         self._trained = [each for each in self._parameters if each.requires_grad]
         self._sums: Gradients = {}
+        self._sizes = [each.numel() for each in self._trained]
+        self._noise: NoiseAhead | None = None
+        if noise_multiplier:
+            self._noise = NoiseAhead(
+                sum(self._sizes), sigma=noise_multiplier, randomness=randomness
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._noise is not None:
+            self._noise.__exit__(kind, error, trace)
+
+    def begin(self) -> None:
+        """Begin a logical batch."""
+        if self._noise is not None:
+            self._noise.begin()
 
     def add_clipped(self, gradients: Gradients) -> None:
         """Add one physical batch's clipped gradients to the logical batch's sum."""
@@ -81,37 +108,49 @@ class NoisyOptimizer:
         """Step by the sum and its noise, and begin the next logical batch."""
         # A parameter without a gradient in the whole batch counts as zero, so it gets noise too.
         sums = [self._sums.pop(each, None) for each in self._trained]
-        gradients = [
-            torch.zeros_like(each, dtype=torch.float32) if summed is None else summed
-            for each, summed in zip(self._trained, sums, strict=True)
-        ]
-        if self._noise_multiplier:
-            gradients = self._noisy(gradients)
-        gradients = [gradient.mul_(self._sensitivity) for gradient in gradients]
+        if self._noise is None:
+            gradients = self._without_noise(sums)
+        else:
+            gradients = self._noisy(sums, self._noise.take())
         self._clear()  # of frozen parameters too: a gradient left there would be stepped by
         for parameter, gradient in zip(self._trained, gradients, strict=True):
+            gradient.mul_(self._sensitivity)
             if parameter.dtype == torch.float16:
                 largest = torch.finfo(torch.float16).max
-                gradient = gradient.clamp(-largest, largest)
-            parameter.grad = gradient.to(parameter.dtype)
+                gradient.clamp_(-largest, largest)
+            # Not the noise's own memory, which the next step overwrites.
+            parameter.grad = gradient.to(parameter.dtype, copy=self._noise is not None)
         self._optimizer.step()
         self._clear()
 
-    def _noisy(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients with noise of standard deviation z, in units of S, on every coordinate."""
-        # It is drawn on the CPU, where its law and its secrecy are proved, and goes to a device in
-        # one copy, for which the CPU does not wait.
-        sizes = [gradient.numel() for gradient in gradients]
-        drawn = torch.from_numpy(np.zeros(sum(sizes)))
-        devices = {gradient.device for gradient in gradients}
-        if torch.cuda.is_available() and any(device.type == "cuda" for device in devices):
-            drawn = drawn.pin_memory()
-        add_gaussian(drawn.numpy(), sigma=self._noise_multiplier, randomness=self._randomness)
-        pieces = {device: drawn.to(device, non_blocking=True).split(sizes) for device in devices}
+    def _without_noise(self, sums: Sequence[Tensor | None]) -> list[Tensor]:
         return [
-            gradient.double() + pieces[gradient.device][i].view_as(gradient)
-            for i, gradient in enumerate(gradients)
+            torch.zeros_like(each, dtype=torch.float32) if summed is None else summed
+            for each, summed in zip(self._trained, sums, strict=True)
         ]
+
+    def _noisy(self, sums: Sequence[Tensor | None], noise: npt.NDArray[np.float64]) -> list[Tensor]:
+        """The sums with noise of standard deviation z, in units of S, on every coordinate.
+
+        They are added where the noise lies, if that is where the parameters lie. It is drawn on the
+        CPU, where its law and its secrecy are proved, and goes to a device in one copy, for which
+        the CPU does not wait.
+        """
+        drawn = sent = torch.from_numpy(noise)
+        devices = {each.device for each in self._trained}
+        if torch.cuda.is_available() and any(device.type == "cuda" for device in devices):
+            sent = drawn.pin_memory()  # of its own: the next noise may come before it is read
+        pieces = {
+            device: (
+                drawn if device.type == "cpu" else sent.to(device, non_blocking=sent is not drawn)
+            ).split(self._sizes)
+            for device in devices
+        }
+        gradients = []
+        for i, (parameter, summed) in enumerate(zip(self._trained, sums, strict=True)):
+            noisy = pieces[parameter.device][i].view(parameter.shape)
+            gradients.append(noisy if summed is None else noisy.add_(summed))
+        return gradients
 
     def _clear(self) -> None:
         for parameter in self._parameters:

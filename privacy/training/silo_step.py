@@ -45,25 +45,24 @@ class SiloStep:
         z: the noise of the fewest honest silos together has standard deviation z·S.
     sampling_rate : float
         p in (0, 1], with which a silo draws each of its persons.
-    persons : int, optional
+    persons : int
         N, a public number of persons over all silos, by which the ring of masked sums is sized
         (``mechanism.bound``). A silo that holds more cuts its sum to what fits, and its log says
-        so. Needed where sums are masked: without it those of more persons wrap around in silence.
+        so.
     """
 
     mechanism: SiloGaussian
     clipping_norm: float
     noise_multiplier: float
     sampling_rate: float
-    persons: int | None = None
+    persons: int
 
     def __post_init__(self) -> None:
         of_kind("mechanism", self.mechanism, SiloGaussian, "SiloGaussian(min_silos, colluders)")
         convert(self, "clipping_norm", number, **NORMS)
         convert(self, "noise_multiplier", number, above=0)
         convert(self, "sampling_rate", number, above=0, most=1)
-        if self.persons is not None:
-            convert(self, "persons", whole, least=1)
+        convert(self, "persons", whole, least=1)
 
     @property
     def sampling(self) -> Poisson | Full:

@@ -78,9 +78,15 @@ def train(silos: list[Persons], mechanism: SiloGaussian, epsilon: float, seed: i
         budget=Budget(epsilon, DELTA),
         release=lambda z: mechanism.account(parameters=size, noise_multiplier=z, sampling=sampling),
     )
-    step = SiloStep(mechanism=mechanism, clipping_norm=NORM, noise_multiplier=z, sampling_rate=RATE)
-    optimizer, randomness = ServerSGD(learning_rate=0.3, momentum=0.9), SeededRandomness(seed)
     people = sum(len(silo) for silo in silos)
+    step = SiloStep(
+        mechanism=mechanism,
+        clipping_norm=NORM,
+        noise_multiplier=z,
+        sampling_rate=RATE,
+        persons=people,
+    )
+    optimizer, randomness = ServerSGD(learning_rate=0.3, momentum=0.9), SeededRandomness(seed)
     for _ in range(STEPS):
         total = sum(
             silo_sum(

@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Gradients = dict[Tensor, Tensor]  # by parameter
+
+_CACHED = 1 << 16  # numbers
 
 # A clipped example stays below S by this share, the room for its coordinates' rounding.
 MARGIN = 1e-6
@@ -144,12 +147,24 @@ def vector_norms(values: Tensor) -> Tensor:
     """
     norms: Tensor
     if values.dtype != torch.float64:
-        norms = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
+        norms = _norms_in_double(values)
     elif not values.shape[-1]:
         norms = values.new_zeros(values.shape[:-1])
     else:
         largest = one_for_zero(values.abs().amax(-1))
         norms = torch.linalg.vector_norm(values / largest[..., None], dim=-1) * largest
+    return norms
+
+
+def _norms_in_double(values: Tensor) -> Tensor:
+    """In parts whose copies in double precision stay in a core's cache."""
+    norm = partial(torch.linalg.vector_norm, dim=-1, dtype=torch.float64)
+    if not values.is_cpu or values.numel() <= 2 * _CACHED:
+        norms: Tensor = norm(values)
+    else:
+        width = values.shape[-1]
+        parts = values.reshape(-1, width).split(max(1, _CACHED // width))
+        norms = torch.cat([norm(part) for part in parts]).view(values.shape[:-1])
     return norms
 
 

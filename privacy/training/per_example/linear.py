@@ -157,17 +157,17 @@ def _moderate(sizes: Tensor) -> bool:
     return low > _SMALL and high < _LARGE
 
 
-def _vectors(values: Tensor) -> Tensor:
-    """Shape (n, ..., width) as (n, T, width)."""
-    return values.reshape(len(values), -1, values.shape[-1])
+def _vectors(calls: Sequence[Tensor]) -> Tensor:
+    """Those of all calls, of shapes (n, ..., width), as (n, T, width)."""
+    each = [values.reshape(len(values), -1, values.shape[-1]) for values in calls]
+    return each[0] if len(each) == 1 else torch.cat(each, 1)
 
 
 def linear_gradients(layer: nn.Linear, calls: Sequence[Call]) -> LayerGradients:
     """The gradients of a linear layer that was called once or, in a recurrent one, T times."""
     if len(calls) == 1 and calls[0].inputs.dim() == 2:
         return VectorGradients(layer, calls[0].inputs, calls[0].backprops)
-    a = torch.cat([_vectors(call.inputs) for call in calls], 1)
-    b = torch.cat([_vectors(call.backprops) for call in calls], 1)
+    a, b = _vectors([call.inputs for call in calls]), _vectors([call.backprops for call in calls])
     length, ins, outs = b.shape[1], a.shape[2], b.shape[2]
     # A Gram matrix costs T²·(ins + outs) products; building costs writing and reading ins·outs.
     if length * length * (ins + outs) <= 8 * ins * outs:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import pytest
 
 from flower_app import client_app, server_app
 from flower_app.__main__ import main
+from flower_app.commands import deploy_demo
 from flower_app.commands.demo_task import divide_task
+from flower_app.errors import SettingError
+from flower_app.settings import Settings
 from flower_app.tasks import node_examples, read_task, server_test_data
+from flower_app.training.assembly import check_run
 from strategies import run_in_process
 from strategies.errors import NoUsableReplyError
 from tests.flower_app.tasks.projects import TASK, project
@@ -129,3 +134,16 @@ def test_every_deployed_silo_trains_the_same_task_and_one_with_another_declines_
         run_in_process(server_app.app, client_app.app, **arguments)
     *_, log = sorted((tmp_path / "results" / "operator-logs").iterdir())
     assert "this node's task differs from the run's: columns, ranges" in log.read_text()
+
+
+def test_the_demonstration_with_secure_sums_can_begin_and_its_owners_take_part(
+    tmp_path: Path,
+) -> None:
+    """With a node fewer, one node's presence would decide whether a round opens: δ has no room."""
+    usual = deploy_demo._CLIENTS | deploy_demo._SECURE | {"results-dir": str(tmp_path)}
+    usual |= {"deployed": True, "secure-aggregation": "honest-but-curious"}
+    settings, nodes = Settings.from_config(usual), deploy_demo.NODES_OF_SECURE_SUMS
+    assert check_run(settings, nodes=nodes).size == nodes
+    assert "min-clients=3" in deploy_demo._owners_word(settings)
+    with pytest.raises(SettingError, match="one client's presence can decide"):
+        check_run(replace(settings, population=nodes - 1), nodes=nodes - 1)

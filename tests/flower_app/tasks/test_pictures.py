@@ -61,6 +61,7 @@ def test_pictures_are_read_scaled_and_told(task: Path, capsys: pytest.CaptureFix
     (task.parent / "clients" / "c2" / "other").mkdir()
     (task.parent / "clients" / "c3" / "down" / "scan.dcm").write_bytes(b"of another kind")
     (task.parent / "clients" / "c4" / "loose.png").write_bytes(b"in no class")
+    (task.parent / "clients" / "stray.png").write_bytes(b"nobody's")
     (task.parent / "clients" / "c4" / "down" / "Thumbs.db").write_bytes(b"a system's")
     assert main(["check-data", str(task)]) == 1
     output = capsys.readouterr()
@@ -70,6 +71,7 @@ def test_pictures_are_read_scaled_and_told(task: Path, capsys: pytest.CaptureFix
     assert "1 file left out that end in none of .png, .jpg" in output.err
     assert "(such as scan.dcm)" in output.err
     assert "1 file left out that lie in no class's folder (such as loose.png)" in output.err
+    assert "1 file left out that lie in no client's folder (such as stray.png)" in output.err
     assert "Thumbs" not in output.err
     assert "1 picture left out" in output.err
     assert "broken.png is no picture" in output.err

@@ -118,6 +118,21 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
             np.testing.assert_array_equal(*values)
 
 
+def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
+    task = TASK.replace('table = "visits.csv"\nclient-column = "household"', 'clients = "clients"')
+    own = project(tmp_path, task=task)
+    table = "\n".join([HEADER, *GOOD])
+    for name in ("a.csv", "B.CSV", "c/visits.CSV", "c/notes.xlsx", "d.xlsx", "e.tsv", ".hidden"):
+        (tmp_path / "clients" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clients" / name).write_text(table)
+    held, folder = read_holdings(read_task(own)), tmp_path / "clients"
+    assert held.names == ("B.CSV", "a.csv")  # the third is for testing
+    assert held.faults == (
+        f"{folder}: 2 files left out that do not end in .csv (such as d.xlsx)",
+        f"{folder / 'c'}: 1 file left out that do not end in .csv (such as notes.xlsx)",
+    )
+
+
 def test_what_is_left_out_stands_in_the_logs_of_servers_and_nodes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,7 +19,11 @@ from privacy.mechanisms import SeededRandomness, SiloGaussian
 from privacy.training import Persons, SiloStep, silo_sum
 
 STEP = SiloStep(
-    mechanism=SiloGaussian(4, 1), clipping_norm=0.5, noise_multiplier=4.0, sampling_rate=0.3
+    mechanism=SiloGaussian(4, 1),
+    clipping_norm=0.5,
+    noise_multiplier=4.0,
+    sampling_rate=0.3,
+    persons=10_000,
 )
 Silo = Callable[[int, nn.Module, Persons, SiloStep], Any]
 

@@ -62,6 +62,15 @@ def test_rounded_gaussian_has_the_probabilities_of_the_lattice(sigma):
     assert chi_square_p(values, sigma) > FALSE_ALARM
 
 
+@pytest.mark.parametrize("sigma", [1e-303, 1e-300, 1e-290, 1e-280, 1e-12])
+def test_the_smallest_noise_is_noise(sigma):
+    """The same draws as of another deviation, to the last bits that doubles have."""
+    drawn, wide = (
+        gaussian(1_000, sigma=scale, randomness=SeededRandomness(15)) for scale in (sigma, 1.0)
+    )
+    assert drawn == pytest.approx(wide * sigma, rel=2.0**-40, abs=2.0**-1073)
+
+
 @pytest.mark.parametrize("sigma", [2.0**10, 2.0**20 + 0.3, 2.0**30, 2.0**40])
 def test_rounded_gaussian_is_normal_when_wide(sigma):
     values = rounded_gaussian(200_000, sigma=sigma, randomness=SeededRandomness(12))

@@ -1,5 +1,6 @@
 """Proposals: the table pays every cell its weight, and doubles decide as exact numbers do."""
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -10,7 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from privacy.mechanisms import SeededRandomness
+from privacy.mechanisms import (
+    SeededRandomness,
+    _rejection_sampling,
+    add_discrete_gaussian,
+    add_rounded_gaussian,
+)
 from privacy.mechanisms._exact_arithmetic import (
     KnownPlace,
     LazyUniform,
@@ -69,10 +75,22 @@ def test_every_cell_gets_its_weight(grid):
     assert mpmath.exp(-steepest) <= 0.5
 
 
-def replayed(count, seed, grid):
+def replayed(count, seed, grid, excess=None):
     """The draws of a seed's bits, by exact numbers alone: (j, T's bits as the words have them)."""
-    table, source, more = table_for(grid), SeededRandomness(seed), SeededRandomness(seed + 1)
-    size = count + count // 64 + 16
+    source, more = SeededRandomness(seed), SeededRandomness(seed + 1)
+    size = count + (count // 64 + 16 if excess is None else excess)
+    while True:
+        accepted = accepted_of(size, source, more, grid)
+        behind = [i for i in accepted if i >= count]
+        holes = [i for i in range(count) if i not in accepted]
+        if len(behind) >= len(holes):
+            filled = accepted | {i: accepted[j] for i, j in zip(holes, behind, strict=False)}
+            return [filled[i] for i in range(count)]
+
+
+def accepted_of(size, source, more, grid):
+    """The proposals that are accepted, by their number."""
+    table = table_for(grid)
     raw = source.bytes(10 * size)
     words = [int(word) for word in np.frombuffer(raw, np.uint64, size)]
     codes = np.frombuffer(raw, np.uint16, size, 8 * size)
@@ -105,8 +123,7 @@ def replayed(count, seed, grid):
         sign, inner = int(table.sign[number]), int(table.inner[number])
         mirrored = -inner if grid.place_bits == 0 else -inner - 1
         accepted[i] = (inner if sign > 0 else mirrored, words[i])
-    behind = iter([i for i in accepted if i >= count])
-    return [accepted[i] if i in accepted else accepted[next(behind)] for i in range(count)]
+    return accepted
 
 
 def place_of(word, sign, grid, more):
@@ -119,13 +136,97 @@ def place_of(word, sign, grid, more):
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_doubles_decide_as_exact_numbers(grid):
-    count = 10_000
-    draws = Sampler(SeededRandomness(16), grid).draw(count)
+    draws = Sampler(SeededRandomness(16), grid).draw(10_000)
+    assert pairs(draws, grid) == replayed(10_000, 16, grid)
+
+
+def pairs(draws, grid):
     cells = draws.cells.astype(np.float64)
     if grid is REAL:
         cells = (cells * 2.0**-63 - 1) / 2
-    drawn = list(zip(cells.astype(int).tolist(), draws.words.tolist(), strict=True))
-    assert drawn == replayed(count, 16, grid)
+    return list(zip(cells.astype(int).tolist(), draws.words.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("grid", [REAL, GRIDS[-1]])
+def test_where_the_excess_runs_out_all_is_drawn_anew(grid, monkeypatch):
+    """With one proposal in excess for 300 draws, of which two in three chunks miss one or more."""
+    monkeypatch.setattr(_rejection_sampling, "_proposals", lambda count: count + 1)
+    for seed in range(40, 60):
+        draws = Sampler(SeededRandomness(seed), grid).draw(300)
+        assert not draws.settled
+        assert pairs(draws, grid) == replayed(300, seed, grid, excess=1)
+
+
+@pytest.mark.parametrize("grid", [REAL, GRIDS[-1], POINTS[-1]])
+def test_near_a_threshold_doubles_leave_the_decision_to_exact_numbers(grid, monkeypatch):
+    """V's 32 bits up to three units beside the threshold, in cells near zero and far out."""
+    table, draw, beside = table_for(grid), np.random.default_rng(25), range(-3, 4)
+    numbers = np.repeat(draw.integers(0, table.tail, 150), len(beside))
+    words = draw.integers(0, 1 << 64, 150, np.uint64)
+    words[::2] |= np.uint64(0xFFC << 52)  # of a lattice, places at a cell's end
+    words = np.repeat(words, len(beside))
+    bounds = [
+        thresholds(table, number, place_of(word, int(table.sign[number]), grid, None))
+        for number, word in zip(numbers.tolist(), words.tolist(), strict=True)
+    ]
+    units = [
+        min(max(0, math.floor(low) + beside[i % len(beside)]), (1 << 32) - 1)
+        for i, (low, _) in enumerate(bounds)
+    ]
+    selectors = [int(np.flatnonzero(table.by_selector == number)[0]) for number in numbers]
+    asked = np.array(units, np.uint32).tobytes() + np.array(selectors, np.uint16).tobytes()
+
+    class Given(SeededRandomness):
+        def bytes(self, count):
+            return asked if count == len(asked) else super().bytes(count)
+
+    sampler, exactly = Sampler(Given(0), grid), set()
+    decide = sampler._decide
+    monkeypatch.setattr(sampler, "_decide", lambda *bits: exactly.add(bits) or decide(*bits))
+    cells = np.empty(len(numbers), table.cells.dtype)
+    refused, _ = sampler._question(np.arange(len(numbers)), cells, words.copy())
+    straddle = 0
+    for i, (unit, (low, high)) in enumerate(zip(units, bounds, strict=True)):
+        if unit + 1 <= low or unit >= high:
+            assert (i in refused) == (unit >= high)
+        else:  # V's further bits say
+            straddle += 1
+            assert (int(numbers[i]), unit, int(words[i])) in exactly
+    assert straddle > 50
+
+
+def thresholds(table, number, place):
+    """Bounds on 2³² times the V below which a questioned proposal is accepted."""
+    weights = (
+        Fraction(
+            exp_bounds((int(table.inner[number]) + end) ** 2 / table.grid.step, 200)[k], 1 << 200
+        )
+        for k, end in enumerate((place.high, place.low))
+    )
+    paid, envelope = int(table.paid[number]), table.envelope(number)
+    return [2**32 * (table.scale * weight - paid) / envelope for weight in weights]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda out: add_rounded_gaussian(out, sigma=9.0, randomness=SeededRandomness(26)),
+        lambda out: add_discrete_gaussian(out, variance=7, randomness=SeededRandomness(26)),
+        lambda out: add_discrete_gaussian(out, variance=1e9, randomness=SeededRandomness(26)),
+    ],
+    ids=["rounded", "points", "lattice"],
+)
+def test_draws_keep_their_places_where_all_questions_are_settled_exactly(draw, monkeypatch):
+    expected, out = np.zeros((2, 60_000), dtype=np.int64)
+    draw(expected)
+
+    def blind(grid):
+        table = table_for(grid)
+        return replace(table, slack=np.where(table.above < -1, 0.0, 4.0))
+
+    monkeypatch.setattr(_rejection_sampling, "table_for", blind)
+    draw(out)
+    assert np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize("grid", [REAL, POINTS[-1], GRIDS[-1]])
@@ -194,6 +295,10 @@ def test_no_tail_is_cut(grid):
     assert len(settled) > 60
     signs = sum(draw.sign for draw in settled)
     assert abs(signs) < 5 * len(settled) ** 0.5
+    for bit in range(4):  # a side says nothing of the cell
+        both = sum(draw.sign * (1 - 2 * (draw.cell - table.beyond >> bit & 1)) for draw in settled)
+        ones = sum(1 - 2 * (draw.cell - table.beyond >> bit & 1) for draw in settled)
+        assert abs(both) < 5 * len(settled) ** 0.5 or abs(ones) > len(settled) / 2
     width = float(2 / grid.step) ** 0.5
     inner = np.array([draw.cell for draw in settled])
     assert inner.min() == table.beyond
@@ -207,6 +312,30 @@ def test_no_tail_is_cut(grid):
     share = np.add.reduceat(weights, edges[:-1]) / weights.sum()
     counts = np.histogram(inner - table.beyond, edges)[0]
     assert stats.chisquare(counts, share * len(inner)).pvalue > FALSE_ALARM
+
+
+def test_a_draw_beyond_the_table_takes_the_place_that_it_fills():
+    """Three of 40 are rejected, and all in excess lie beyond six standard deviations."""
+    table, count, holes = table_for(), 40, [3, 17, 39]
+    nothing, tail = (int(np.flatnonzero(table.by_selector == table.tail + k)[0]) for k in (1, 0))
+
+    class Given(SeededRandomness):
+        def fill(self, out):
+            out[:] = np.frombuffer(super().bytes(len(out)), np.uint8)
+            codes = out[len(out) // 10 * 8 :].view(np.uint16)
+            codes[:count], codes[count:] = 0, CODES - 1
+            codes[holes] = CODES - 1
+
+        def bytes(self, count):
+            if count < 16:
+                return super().bytes(count)
+            asked = count // 6
+            selectors = [nothing] * len(holes) + [tail] * (asked - len(holes))
+            return bytes(4 * asked) + np.array(selectors, np.uint16).tobytes()
+
+    out = np.zeros(count, dtype=np.int64)
+    add_rounded_gaussian(out, sigma=100.0, randomness=Given(27))
+    assert np.flatnonzero(np.abs(out) > 590).tolist() == holes
 
 
 def test_coins_show_zeros_as_often_as_they_must():

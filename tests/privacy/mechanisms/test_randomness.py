@@ -84,6 +84,20 @@ def test_bytes_written_to_an_array_are_those_that_would_be_returned(make):
         assert room.tobytes() == other.bytes(count)
 
 
+@pytest.mark.parametrize(
+    "source", [SystemRandomness(), SeededRandomness(3), KeyedRandomness(bytes(32))]
+)
+@pytest.mark.parametrize(
+    "out",
+    [np.zeros((50, 70), np.uint8), np.zeros(4096, np.uint64), np.zeros(9000, np.uint8)[::2]],
+    ids=["two rows", "other numbers", "gaps"],
+)
+def test_only_bytes_in_a_row_are_written_to(source, out):
+    with pytest.raises(ValueError, match="contiguous uint8"):
+        source.fill(out)
+    assert not out.any()
+
+
 def test_the_cipher_is_aes_256_in_counter_mode(monkeypatch):
     monkeypatch.setattr(os, "urandom", bytes)
     drawn = SystemRandomness().bytes(4096)

@@ -168,7 +168,7 @@ def test_shares_are_sized_for_the_fewest_honest(silos: int, data: st.DataObject,
 def test_an_opened_sum_is_in_the_units_of_the_clipping_norm() -> None:
     mechanism = SiloGaussian(3)
     persons = np.array([[0.3, -0.4], [0.03, 0.04]])
-    opened = mechanism.open_sum(2, clipping_norm=0.5)
+    opened = mechanism.open_sum(2, clipping_norm=0.5, persons=2)
     opened.add(persons)
     values = mechanism.decode(opened.integers(), clipping_norm=0.5)
     assert values == pytest.approx(persons.sum(axis=0), abs=1e-5)

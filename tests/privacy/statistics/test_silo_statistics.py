@@ -18,6 +18,7 @@ from privacy.training.errors import LocalBudgetError
 
 FALSE_ALARM = 1e-6
 MECHANISM = SiloGaussian(3, 1)
+PERSONS = 10_000
 
 
 def noiseless(
@@ -38,6 +39,7 @@ def noiseless(
             mechanism=mechanism,
             noise_multiplier=8.0,
             ledger=None,
+            persons=PERSONS,
             randomness=SeededRandomness(3),
         )
 
@@ -162,6 +164,7 @@ def test_the_answer_has_the_noise_that_it_says() -> None:
             mechanism=MECHANISM,
             noise_multiplier=z,
             ledger=None,
+            persons=PERSONS,
         )
         for _ in range(MECHANISM.honest)
     ]
@@ -191,7 +194,13 @@ def test_one_query_and_a_training_are_paid_from_one_budget() -> None:
 
     def answer() -> Any:
         return silo_statistics(
-            QUERY, features, labels, mechanism=MECHANISM, noise_multiplier=z, ledger=ledger
+            QUERY,
+            features,
+            labels,
+            mechanism=MECHANISM,
+            noise_multiplier=z,
+            ledger=ledger,
+            persons=PERSONS,
         )
 
     answer()
@@ -219,7 +228,12 @@ def test_tables_of_other_kinds() -> None:
     assert counted.count == pytest.approx(7, abs=1e-3)
 
 
-USUAL = {"mechanism": MECHANISM, "noise_multiplier": 1.0, "ledger": None}
+USUAL = {
+    "mechanism": MECHANISM,
+    "noise_multiplier": 1.0,
+    "ledger": None,
+    "persons": PERSONS,
+}
 
 
 @pytest.mark.parametrize(

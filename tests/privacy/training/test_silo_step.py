@@ -29,6 +29,7 @@ def step(**changed: Any) -> SiloStep:
         "clipping_norm": 1.0,
         "noise_multiplier": 1.0,
         "sampling_rate": 1.0,
+        "persons": 10_000,
     }
     return SiloStep(**usual | changed)
 

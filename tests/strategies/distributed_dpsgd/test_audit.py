@@ -19,7 +19,11 @@ from strategies.distributed_dpsgd.silo_sums import _gradients
 from strategies.model_schema import ModelSchema
 
 STEP = SiloStep(
-    mechanism=SiloGaussian(4, 1), clipping_norm=0.5, noise_multiplier=4.0, sampling_rate=0.3
+    mechanism=SiloGaussian(4, 1),
+    clipping_norm=0.5,
+    noise_multiplier=4.0,
+    sampling_rate=0.3,
+    persons=10_000,
 )
 
 
