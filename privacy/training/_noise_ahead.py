@@ -3,7 +3,6 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +34,6 @@ class NoiseAhead(AbstractContextManager["NoiseAhead"]):
         self._numbers = np.zeros(size)
         self._drawn: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1) if size >= _WORTH_A_THREAD else None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,

@@ -187,7 +187,7 @@ def _train_as_paid(
         sensitivity=protection.clipping_norm / (batches.sampling_rate * payment.count),
     )
     method: dict[str, str] = {}
-    with Capture(model) as capture, noisy_optimizer:
+    with Capture(model) as capture, noisy_optimizer.drawing():
 
         def clipped(rows: Tensor) -> Gradients:
             capture.forget()  # a batch that failed

@@ -1,8 +1,8 @@
 """The optimizer's step by a clipped sum and its noise; plain gradient descent."""
 
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,9 +57,9 @@ class NoisyOptimizer:
     Sums over physical batches, the noise and the average are in double precision; the result is
     rounded to the parameter's precision once, after the noise (float16: to its largest number where
     it lies beyond). ``sensitivity`` is the most that one example moves the average, S over the
-    expected batch: a sum in units of S is multiplied by it. A context, in which a thread may draw
-    the noise: ``begin`` each logical batch once its records are drawn, and draw nothing else from
-    ``randomness`` until ``step``.
+    expected batch: a sum in units of S is multiplied by it. Within ``drawing``, ``begin`` each
+    logical batch once its records are drawn, and draw nothing else from ``randomness`` until
+    ``step``.
     """
 
     def __init__(
@@ -81,17 +81,9 @@ class NoisyOptimizer:
                 sum(self._sizes), sigma=noise_multiplier, randomness=randomness
             )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._noise is not None:
-            self._noise.__exit__(kind, error, trace)
+    def drawing(self) -> AbstractContextManager[object]:
+        """A context around all steps, in which a thread may draw the noise."""
+        return nullcontext() if self._noise is None else self._noise
 
     def begin(self) -> None:
         """Begin a logical batch."""

@@ -192,7 +192,7 @@ def test_a_step_stays_on_the_models_device_but_for_its_noise(name: str) -> None:
         sensitivity=0.1,
     )
     loss, classes = ExampleLoss(F.cross_entropy), CLASSES.to("meta")
-    with Capture(model) as capture, optimizer, ElsewhereOnly() as elsewhere:
+    with Capture(model) as capture, optimizer.drawing(), ElsewhereOnly() as elsewhere:
         optimizer.begin()
         for _ in range(2):
             layers = list(capture.gradients(loss(model(numbers), classes)).values())
