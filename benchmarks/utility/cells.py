@@ -75,16 +75,16 @@ ARMS = {INDEPENDENT: (10, 1), BANDED: (10, 10), BUFFERED: (10, 0), AMPLIFIED: (5
 """Of each protocol in turns, groups and bands; 0: buffers."""
 
 CELLS = (
-    geyer("hog-linear", 100, 1e-3, 0.78, Setting(1.0, 60, 0.015, 120)),
-    geyer("hog-linear", 1_000, 1e-5, 0.92, Setting(1.0, 100, 0.015, 200)),
+    geyer("hog-linear", 100, 1e-3, 0.78, Setting(1.0, 40, 0.015, 80)),
+    geyer("hog-linear", 1_000, 1e-5, 0.92, Setting(1.0, 100, 0.015, 150)),
     geyer("hog-linear", 10_000, 1e-6, 0.96, Setting(0.1, 150, 0.015, 250)),
     geyer("cnn", 100, 1e-3, 0.78, Setting(1.0, 20, 0.005, 6)),
     geyer("cnn", 1_000, 1e-5, 0.92, Setting(1.0, 60, 0.005, 8)),
     geyer("cnn", 10_000, 1e-6, 0.96, Setting(0.05, 100, 0.005, 10)),
-    disjoint("hog-linear", 8.0, Setting(0.1, 100, 0.02, 60)),
-    disjoint("hog-linear", 3.0, Setting(0.1, 100, 0.02, 40)),
-    disjoint("hog-linear", 2.0, Setting(0.1, 100, 0.02, 30)),
-    disjoint("hog-linear", 1.0, Setting(0.1, 100, 0.02, 20)),
+    disjoint("hog-linear", 8.0, Setting(0.2, 150, 0.02, 60)),
+    disjoint("hog-linear", 3.0, Setting(0.2, 150, 0.02, 25)),
+    disjoint("hog-linear", 2.0, Setting(0.2, 150, 0.02, 18)),
+    disjoint("hog-linear", 1.0, Setting(0.2, 100, 0.02, 16)),
     disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 12)),
     disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 4)),
     disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),

@@ -4,7 +4,9 @@ An image is straightened and moved to the middle, then described by histograms o
 gradients (Dalal and Triggs 2005, section 6): 7 × 7 cells of 4 × 4 pixels, 8 directions each, every
 pixel's vote shared linearly between neighbouring directions and cells. The histograms of an image
 are scaled to unit length together, their square roots taken (Arandjelović and Zisserman 2012,
-section 3), and each cell's mean subtracted, so that an empty cell is 8 zeros.
+section 3), and each cell's mean subtracted. At last the average of digits that were drawn by rule
+is subtracted (``typical``): what all images share would take its part of every clipped update, and
+of the noise, and tell nothing about which digit it is.
 
 Nothing here depends on anybody's data, so computing it costs no privacy.
 """
@@ -12,17 +14,25 @@ Nothing here depends on anybody's data, so computing it costs no privacy.
 import numpy as np
 from numpy.typing import NDArray
 
+from flower_app.data.typical import TYPICAL
+
 SIDE = 28
 CELL = 4
 CELLS = SIDE // CELL
 DIRECTIONS = 8
 FEATURES = CELLS * CELLS * DIRECTIONS
 
-FEATURE_LOW = -((DIRECTIONS - 1) ** 0.75) / DIRECTIONS
-"""The least a feature can be: one of 8 directions is empty and the other 7 hold all the length."""
+_LOW = -((DIRECTIONS - 1) ** 0.75) / DIRECTIONS
+"""Before the average is subtracted: one direction is empty, the other 7 hold all the length."""
 
-FEATURE_HIGH = 1 - 1 / DIRECTIONS
-"""The most it can be: one direction of one cell holds all the length."""
+_HIGH = 1 - 1 / DIRECTIONS
+"""One direction of one cell holds all the length."""
+
+FEATURE_LOW = _LOW - max(TYPICAL) / 100
+"""The least a feature can be."""
+
+FEATURE_HIGH = _HIGH - min(TYPICAL) / 100
+"""The most a feature can be."""
 
 _MIDDLE = (SIDE - 1) / 2
 _ROWS, _COLUMNS = np.mgrid[:SIDE, :SIDE].astype(np.float64)
@@ -47,14 +57,24 @@ def upright(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the features, float32 (n, 392), of images, uint8 (n, 28, 28).
 
-    Each is from ``FEATURE_LOW`` to ``FEATURE_HIGH``, the 8 of a cell sum to 0, and the length of a
-    row is at most 392 ** 0.25 = 4.45. An image without ink gives zeros.
+    Each is from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
+    """
+    features = gradient_features(images)
+    features -= np.array(TYPICAL, np.float32) / 100
+    return features
+
+
+def gradient_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return features before the average is subtracted, float32 (n, 392).
+
+    The 8 of a cell sum to 0, and the length of a row is at most 392 ** 0.25 = 4.45. An image
+    without ink gives zeros.
     """
     histograms = _histograms(upright(images))
     length = np.sqrt(np.square(histograms).sum(axis=1, keepdims=True))
     cells = np.sqrt(histograms / np.where(length > 0, length, 1)).reshape(-1, DIRECTIONS)
     cells -= cells.mean(axis=1, keepdims=True)
-    np.clip(cells, FEATURE_LOW, FEATURE_HIGH, out=cells)
+    np.clip(cells, _LOW, _HIGH, out=cells)
     return cells.reshape(len(images), FEATURES)
 
 

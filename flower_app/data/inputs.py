@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.data import features
+from flower_app.data import features, typical
 from flower_app.data.cache import cache_folder, code_version, shared_array
 from flower_app.data.dataset import Dataset
 
 InputKind = Literal["hog", "pixels", "own"]
 
 _CHUNK = 1000
-_CODE = code_version(features)
+_CODE = code_version(features, typical)
 
 
 def encode(images: NDArray[Any], kind: InputKind) -> NDArray[np.float32]:

@@ -43,7 +43,7 @@ _OWNER = (
     "owner",
 )
 _PAGE = ("vault", "worker", "session", "page")
-_DRAWING = ("features", "picture", "pad", "drawing")
+_DRAWING = ("typical", "features", "picture", "pad", "drawing")
 _COMMENT = re.compile(r"/\*\*.*?\*/", re.DOTALL)
 _REMARK_OR_INDENT = re.compile(r"^[ \t]*//.*|^[ \t]+|[ \t]+$", re.MULTILINE)
 _LINE_WITHOUT_TEXT = re.compile(r"""^[^"'`/\n]+$""", re.MULTILINE)

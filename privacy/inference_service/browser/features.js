@@ -1,15 +1,19 @@
 /**
  * A model's inputs from an image of 28 by 28 pixels, as `flower_app/data/features.py` has them: the
- * image straightened and moved to the middle, and histograms of oriented gradients of that.
+ * image straightened and moved to the middle, and histograms of oriented gradients of that, less
+ * what is typical.
  */
+
+import { TYPICAL } from "./typical.js";
 
 export const SIDE = 28;
 const CELL = 4;
 const CELLS = SIDE / CELL;
 const DIRECTIONS = 8;
 const MIDDLE = (SIDE - 1) / 2;
-export const FEATURE_LOW = -((DIRECTIONS - 1) ** 0.75) / DIRECTIONS;
-export const FEATURE_HIGH = 1 - 1 / DIRECTIONS;
+// Before what is typical is subtracted.
+const LOW = -((DIRECTIONS - 1) ** 0.75) / DIRECTIONS;
+const HIGH = 1 - 1 / DIRECTIONS;
 const f32 = Math.fround;
 const TURN = f32(DIRECTIONS / (2 * Math.PI));
 
@@ -84,7 +88,7 @@ function halfToEven(value) {
 }
 
 /**
- * 392 features, each from FEATURE_LOW to FEATURE_HIGH.
+ * 392 features.
  * @param {Uint8Array} image
  */
 export function hog(image) {
@@ -95,7 +99,7 @@ export function hog(image) {
     const start = n - (n % DIRECTIONS);
     let mean = 0;
     for (let k = 0; k < DIRECTIONS; k++) mean += roots[start + k] / DIRECTIONS;
-    return Math.min(Math.max(value - mean, FEATURE_LOW), FEATURE_HIGH);
+    return f32(Math.min(Math.max(value - mean, LOW), HIGH)) - f32(TYPICAL[n] / 100);
   });
 }
 

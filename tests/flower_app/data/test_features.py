@@ -16,9 +16,12 @@ from flower_app.data.features import (
     FEATURE_HIGH,
     FEATURE_LOW,
     FEATURES,
+    gradient_features,
     hog_features,
     upright,
 )
+from flower_app.data.typical import TYPICAL
+from tools import typical
 
 ANY_IMAGE = arrays(
     np.uint8, (28, 28), elements=st.sampled_from([0, 1, 128, 254, 255]), fill=st.just(0)
@@ -33,18 +36,20 @@ def test_every_image_stays_within_the_declared_range(image: NDArray[np.uint8]) -
     assert features.shape == (FEATURES,)
     assert np.isfinite(features).all()
     assert FEATURE_LOW <= features.min() <= features.max() <= FEATURE_HIGH
-    assert np.linalg.norm(features) <= FEATURES**0.25 + 1e-4
-    np.testing.assert_allclose(features.reshape(-1, DIRECTIONS).sum(axis=1), 0, atol=1e-5)
+    gradients = gradient_features(image[None])[0]
+    assert np.linalg.norm(gradients) <= FEATURES**0.25 + 1e-4
+    np.testing.assert_allclose(gradients.reshape(-1, DIRECTIONS).sum(axis=1), 0, atol=1e-5)
+    np.testing.assert_allclose(gradients - features, np.array(TYPICAL) / 100, atol=1e-6)
 
 
 def test_the_range_is_no_wider_than_it_must_be() -> None:
     one = np.zeros(DIRECTIONS)
     one[0] = 1
-    assert (one - one.mean()).max() == pytest.approx(FEATURE_HIGH)
+    assert (one - one.mean()).max() - min(TYPICAL) / 100 == pytest.approx(FEATURE_HIGH)
     seven = np.full(DIRECTIONS, (DIRECTIONS - 1) ** -0.25)
     seven[0] = 0
     assert np.square(seven**2).sum() == pytest.approx(1)
-    assert (seven - seven.mean()).min() == pytest.approx(FEATURE_LOW)
+    assert (seven - seven.mean()).min() - max(TYPICAL) / 100 == pytest.approx(FEATURE_LOW)
 
 
 @pytest.mark.parametrize("kind", ["hog", "pixels"])
@@ -60,12 +65,27 @@ def test_an_even_image_inside_a_blank_frame_has_finite_features(shade: int) -> N
     image = np.full((1, 28, 28), shade, np.uint8)
     assert np.isfinite(hog_features(image)).all()
     if shade == 0:
-        assert not hog_features(image).any()
+        assert not gradient_features(image).any()
 
 
 @pytest.fixture(scope="module")
 def digits() -> NDArray[np.uint8]:
     return load_dataset().validation.images[:200]
+
+
+def test_what_is_subtracted_is_the_mean_of_digits_drawn_by_rule() -> None:
+    for path, text in typical.written().items():
+        assert path.read_text() == text, f"python -m tools.typical writes {path.name} anew"
+
+
+def test_digits_have_little_in_common_once_it_is_subtracted(digits: NDArray[np.uint8]) -> None:
+    """The square of the mean's length beside the mean square of the length."""
+    before, after = (
+        np.square(table.mean(axis=0)).sum() / np.square(table).sum(axis=1).mean()
+        for table in (gradient_features(digits), hog_features(digits))
+    )
+    assert before > 0.25
+    assert after < before / 3
 
 
 def test_place_does_not_matter(digits: NDArray[np.uint8]) -> None:
