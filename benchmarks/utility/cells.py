@@ -84,7 +84,7 @@ CELLS = (
     disjoint("hog-linear", 8.0, Setting(0.2, 150, 0.02, 60)),
     disjoint("hog-linear", 3.0, Setting(0.2, 150, 0.02, 25)),
     disjoint("hog-linear", 2.0, Setting(0.2, 150, 0.02, 18)),
-    disjoint("hog-linear", 1.0, Setting(0.2, 100, 0.02, 16)),
+    disjoint("hog-linear", 1.0, Setting(0.3, 100, 0.02, 16)),
     disjoint("cnn", 8.0, Setting(0.1, 100, 0.005, 12)),
     disjoint("cnn", 3.0, Setting(0.1, 100, 0.005, 4)),
     disjoint("cnn", 2.0, Setting(0.1, 100, 0.005, 3)),
