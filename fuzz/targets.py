@@ -51,6 +51,16 @@ GROUPS: Mapping[str, Group] = {
             "strategies.encrypted_round",
         ),
     ),
+    "messages": Group(
+        ("replies", "requests", "encrypted_requests"),
+        (
+            *("strategies.model_schema", "strategies.replies", "strategies.metrics"),
+            *("strategies.train_round", "strategies.weighting", "strategies.lost_clients"),
+            *("strategies.secure_aggregation", "strategies.distributed_dpsgd.silo"),
+            *("strategies.distributed_dpsgd.requests", "strategies.encrypted_round"),
+            *("privacy.secure_aggregation.client", "privacy.untrusted_text"),
+        ),
+    ),
     "files": Group(
         (
             *("ledger", "policy", "array_file", "checkpoint", "population", "noise_rows"),
