@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,8 @@ def replies() -> Target:
 
     plan = compiled("slots").plan
     sizes = Questions(bytes(plan.public_bytes), (bytes(plan.query_bytes),))
-    seeds = [bytes([number]) + _encoded(good) for number in range(4)]
+    contents = [good, *_awkward(good)]
+    seeds = [bytes([number]) + _encoded(each) for each in contents for number in range(4)]
     seeds += [
         b"\x04" + _encoded(content_of(b"message")),
         b"\x05" + _encoded(encrypted_messages.questions_message(sizes))[:200],
@@ -210,6 +211,22 @@ def replies() -> Target:
         b"\x84\x00\x00StaleMessageError: no",
     ]
     return Target(read, (ReplyError,), tuple(seeds))
+
+
+def _awkward(good: RecordDict) -> Iterator[RecordDict]:
+    """Replies like a good one with other metrics, or with another first array."""
+    usual = good.metric_records["metrics"]
+    for value in (nan, inf, -1.0, 0, 1e300, 1 << 62, [0.5, nan], []):
+        for name in usual:
+            yield RecordDict({**good, "metrics": MetricRecord({**usual, name: value})})
+    yield RecordDict({"arrays": good["arrays"]})
+    whole, counter = good.array_records["arrays"].to_numpy_ndarrays()
+    for array in (
+        *(np.full_like(whole, value) for value in (nan, inf, 1e38)),
+        *(whole.astype(kind) for kind in ("float16", "float64", "int32", "complex64", "bool")),
+        *(whole.T, whole.reshape(-1), whole[None], np.asfortranarray(whole)),
+    ):
+        yield RecordDict({**good, "arrays": ArrayRecord([np.asarray(array), counter])})
 
 
 def _check_finite(metrics: MetricRecord | None) -> None:
