@@ -1,16 +1,19 @@
-"""Write the typical features of a digit, from digits drawn by rule: ``python -m tools.typical``.
+"""Write what is typical of a digit, from digits drawn by rule: ``python -m tools.typical``.
 
-``flower_app.data.hog_features`` subtracts them, and so does the page in the browser. Nobody's data
-go into them: ten figures of lines and arcs are bent, scaled, slanted and drawn with pens of several
-widths. A test fails while the two files differ from what this writes.
+``flower_app.data.hog_features`` subtracts typical features, and so does the page in the browser;
+``flower_app.models.build`` starts the network ``cnn`` with half of its typical hidden numbers
+subtracted. Nobody's data go into them: ten figures of lines and arcs are bent, scaled, slanted and
+drawn with pens of several widths. A test fails while the two files differ from what this writes.
 """
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from flower_app.data import features
+from flower_app.data import encode, features
+from flower_app.models.build import build_model
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / "flower_app" / "data" / "typical.py"
@@ -72,23 +75,37 @@ def _drawn(figure: _Points, generator: np.random.Generator) -> NDArray[np.uint8]
     return np.rint(255 * ink).astype(np.uint8)
 
 
-def typical_features() -> NDArray[np.int64]:
-    """Return the mean features of drawn digits, in hundredths, (392,)."""
-    histograms = features.gradient_features(drawn_digits(COUNT))
-    return np.rint(100 * histograms.mean(axis=0, dtype=np.float64)).astype(np.int64)
+def typical_features(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the mean features of digits, in hundredths, (392,)."""
+    mean = features.gradient_features(digits).mean(axis=0, dtype=np.float64)
+    return np.rint(100 * mean).astype(np.int64)
+
+
+def typical_hidden(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the means over digits of ``cnn``'s 64 hidden numbers, no bias added, in tenths."""
+    model = build_model("cnn")
+    hidden = model[:4](torch.from_numpy(encode(digits, "pixels"))) - model[3].bias
+    return np.rint(10 * hidden.detach().double().mean(dim=0).numpy()).astype(np.int64)
 
 
 def written() -> dict[Path, str]:
     """Return the text of both files."""
-    rows = typical_features().reshape(-1, features.DIRECTIONS).tolist()
-    lines = "".join(f"    {', '.join(map(str, row))},\n" for row in rows)
+    digits = drawn_digits(COUNT)
+    of_features = _lines(typical_features(digits))
     what = "What the features of a digit are on average, in hundredths: of digits drawn by rule."
     return {
-        PYTHON: f'"""{what}\n\nWritten by ``python -m tools.typical``.\n"""\n\n'
-        f"# fmt: off\nTYPICAL = (\n{lines})\n",
-        JAVASCRIPT: f"/** {what} Written by `python -m tools.typical`. */\n"
-        f"export const TYPICAL = [\n{lines.replace('    ', '  ')}];\n",
+        PYTHON: '"""What is typical of digits, those drawn by rule.\n\n'
+        'Written by ``python -m tools.typical``.\n"""\n\n'
+        f'# fmt: off\nFEATURES = (\n{of_features})\n"""Of the features, in hundredths."""\n\n'
+        f"HIDDEN = (\n{_lines(typical_hidden(digits))})\n"
+        '"""Of the hidden numbers with which ``cnn`` starts, no bias added, in tenths."""\n',
+        JAVASCRIPT: f"/** {what} */\n"
+        f"export const TYPICAL = [\n{of_features.replace('    ', '  ')}];\n",
     }
+
+
+def _lines(values: NDArray[np.int64]) -> str:
+    return "".join(f"    {', '.join(map(str, row))},\n" for row in values.reshape(-1, 8).tolist())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ Nothing here depends on anybody's data, so computing it costs no privacy.
 import numpy as np
 from numpy.typing import NDArray
 
-from flower_app.data.typical import TYPICAL
+from flower_app.data import typical
 
 SIDE = 28
 CELL = 4
@@ -28,10 +28,10 @@ _LOW = -((DIRECTIONS - 1) ** 0.75) / DIRECTIONS
 _HIGH = 1 - 1 / DIRECTIONS
 """One direction of one cell holds all the length."""
 
-FEATURE_LOW = _LOW - max(TYPICAL) / 100
+FEATURE_LOW = _LOW - max(typical.FEATURES) / 100
 """The least a feature can be."""
 
-FEATURE_HIGH = _HIGH - min(TYPICAL) / 100
+FEATURE_HIGH = _HIGH - min(typical.FEATURES) / 100
 """The most a feature can be."""
 
 _MIDDLE = (SIDE - 1) / 2
@@ -60,7 +60,7 @@ def hog_features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     Each is from ``FEATURE_LOW`` to ``FEATURE_HIGH``.
     """
     features = gradient_features(images)
-    features -= np.array(TYPICAL, np.float32) / 100
+    features -= np.array(typical.FEATURES, np.float32) / 100
     return features
 
 

@@ -1,10 +1,10 @@
-"""What the features of a digit are on average, in hundredths: of digits drawn by rule.
+"""What is typical of digits, those drawn by rule.
 
 Written by ``python -m tools.typical``.
 """
 
 # fmt: off
-TYPICAL = (
+FEATURES = (
     0, 0, 0, 0, 0, 0, 0, 0,
     1, 2, 1, -1, -1, -1, -1, -1,
     1, 11, 10, -4, -5, -4, -4, -5,
@@ -55,3 +55,16 @@ TYPICAL = (
     -1, -1, -1, -1, 1, 2, 1, -1,
     0, 0, 0, 0, 0, 0, 0, 0,
 )
+"""Of the features, in hundredths."""
+
+HIDDEN = (
+    8, 23, 24, 8, 18, 45, 54, 19,
+    16, 43, 53, 19, 7, 26, 27, 7,
+    10, 37, 18, 3, 13, 37, 32, 9,
+    9, 29, 39, 12, 3, 20, 37, 8,
+    4, 30, 28, 3, 4, 18, 15, 2,
+    4, 21, 15, 2, 4, 27, 25, 3,
+    2, 16, 35, 8, 9, 26, 36, 11,
+    11, 34, 29, 9, 8, 33, 16, 2,
+)
+"""Of the hidden numbers with which ``cnn`` starts, no bias added, in tenths."""

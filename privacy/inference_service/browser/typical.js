@@ -1,4 +1,4 @@
-/** What the features of a digit are on average, in hundredths: of digits drawn by rule. Written by `python -m tools.typical`. */
+/** What the features of a digit are on average, in hundredths: of digits drawn by rule. */
 export const TYPICAL = [
   0, 0, 0, 0, 0, 0, 0, 0,
   1, 2, 1, -1, -1, -1, -1, -1,

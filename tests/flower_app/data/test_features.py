@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from flower_app.data import Dataset, Split, encode, load_dataset, load_inputs
+from flower_app.data import Dataset, Split, encode, load_dataset, load_inputs, typical
 from flower_app.data.features import (
     DIRECTIONS,
     FEATURE_HIGH,
@@ -20,8 +20,7 @@ from flower_app.data.features import (
     hog_features,
     upright,
 )
-from flower_app.data.typical import TYPICAL
-from tools import typical
+from tools.typical import written
 
 ANY_IMAGE = arrays(
     np.uint8, (28, 28), elements=st.sampled_from([0, 1, 128, 254, 255]), fill=st.just(0)
@@ -39,17 +38,17 @@ def test_every_image_stays_within_the_declared_range(image: NDArray[np.uint8]) -
     gradients = gradient_features(image[None])[0]
     assert np.linalg.norm(gradients) <= FEATURES**0.25 + 1e-4
     np.testing.assert_allclose(gradients.reshape(-1, DIRECTIONS).sum(axis=1), 0, atol=1e-5)
-    np.testing.assert_allclose(gradients - features, np.array(TYPICAL) / 100, atol=1e-6)
+    np.testing.assert_allclose(gradients - features, np.array(typical.FEATURES) / 100, atol=1e-6)
 
 
 def test_the_range_is_no_wider_than_it_must_be() -> None:
     one = np.zeros(DIRECTIONS)
     one[0] = 1
-    assert (one - one.mean()).max() - min(TYPICAL) / 100 == pytest.approx(FEATURE_HIGH)
+    assert (one - one.mean()).max() - min(typical.FEATURES) / 100 == pytest.approx(FEATURE_HIGH)
     seven = np.full(DIRECTIONS, (DIRECTIONS - 1) ** -0.25)
     seven[0] = 0
     assert np.square(seven**2).sum() == pytest.approx(1)
-    assert (seven - seven.mean()).min() - max(TYPICAL) / 100 == pytest.approx(FEATURE_LOW)
+    assert (seven - seven.mean()).min() - max(typical.FEATURES) / 100 == pytest.approx(FEATURE_LOW)
 
 
 @pytest.mark.parametrize("kind", ["hog", "pixels"])
@@ -74,7 +73,7 @@ def digits() -> NDArray[np.uint8]:
 
 
 def test_what_is_subtracted_is_the_mean_of_digits_drawn_by_rule() -> None:
-    for path, text in typical.written().items():
+    for path, text in written().items():
         assert path.read_text() == text, f"python -m tools.typical writes {path.name} anew"
 
 
