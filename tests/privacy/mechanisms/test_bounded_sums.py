@@ -2,6 +2,7 @@
 
 import math
 import sys
+import tracemalloc
 from fractions import Fraction
 from typing import Any
 
@@ -314,6 +315,8 @@ def test_kernels_add_the_same_bits(
         length = plain._blocks.measure()
     compiled._blocks.measure = lambda: length
     assert outcome_of(plain, reply, weight) == outcome_of(compiled, reply, weight)
+    for mine, other in zip(plain.release(), compiled.release(), strict=True):
+        assert mine.tobytes() == other.tobytes()
 
 
 @settings(max_examples=200, deadline=None)
@@ -386,6 +389,24 @@ def test_threads_change_nothing(mechanism: Any, monkeypatch: pytest.MonkeyPatch)
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
+def test_a_small_models_sum_takes_less_than_three_models_of_memory(mechanism: Any) -> None:
+    """Noise too, whose draws take as much as the sum if all are made at once."""
+    reference, reply = [np.zeros(100_000, np.float32)], [np.ones(100_000, np.float32)]
+
+    def whole_round() -> None:
+        total = open_sum(mechanism, reference, flat(1.0), z=1.0, compiled=True)
+        total.add(reply, weight=1.0)
+        total.release()
+
+    whole_round()  # what is imported, compiled and cached
+    tracemalloc.start()
+    whole_round()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3 * reference[0].nbytes
 
 
 def test_more_updates_than_32_bits_hold() -> None:
