@@ -1,10 +1,10 @@
 """Fuzz targets under Atheris: ``python -m fuzz [NAME ...]`` (``make fuzz``).
 
-Each target runs in a process of its own for ``--seconds``, with a log in ``build/fuzz``. An input
-that a target neither takes nor refuses ends its run: it is written there, and printed with its
-traceback. Inputs that reach code which none before them reached are added to ``build/fuzz/NAME``;
-with ``--keep`` those of them that reach lines which no smaller one reaches are put in
-``fuzz/corpus/NAME``.
+Each target runs in a process of its own for ``--seconds`` of processor time, however busy the
+machine is, with a log in ``build/fuzz``. An input that a target neither takes nor refuses ends its
+run: it is written there, and printed with its traceback. Inputs that reach code which none before
+them reached are added to ``build/fuzz/NAME``; with ``--keep`` those of them that reach lines which
+no smaller one reaches are put in ``fuzz/corpus/NAME``.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -27,7 +28,8 @@ _ROOT = Path(__file__).parents[1]
 _BUILD = _ROOT / "build" / "fuzz"
 _PACKAGES = ("privacy", "strategies", "flower_app")
 _FOLDERS = tuple(f"{_ROOT / package}/" for package in _PACKAGES)
-_SECONDS_EACH, _MEGABYTES = 20, 4096
+_SECONDS_EACH, _MEGABYTES = 20, 4096  # of an input; the seconds are processor time
+_LONGEST_WAIT = 900  # seconds by the clock, for an input that never ends
 _LARGEST_KEPT = 2048
 _MOST_KEPT = 40
 
@@ -36,7 +38,9 @@ def main() -> None:
     """Fuzz the targets that are asked for, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="targets; by default all")
-    parser.add_argument("--seconds", type=int, default=60, metavar="S", help="for each target")
+    parser.add_argument(
+        "--seconds", type=int, default=60, metavar="S", help="of processor time, for each"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the inputs that reach new code")
     parser.add_argument("--list", action="store_true", help="list the targets")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
@@ -93,15 +97,25 @@ def _fuzz(name: str, seconds: int) -> None:
     import atheris
 
     target = load(name)
+    runs = 0
 
     def run(content: bytes) -> None:
+        nonlocal runs
+        began = time.process_time()
         try:
             target.run(content)
+            if time.process_time() - began > _SECONDS_EACH:
+                raise TimeoutError(f"it took more than {_SECONDS_EACH} s")
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
             (_BUILD / f"{name}-{name_of(content)}").write_bytes(content)
             os._exit(1)  # at once, with all that was printed
+        runs += 1
+        if time.process_time() > seconds:  # since this process was forked
+            sys.stderr.write(f"{runs:,} inputs in {seconds} s of processor time\n")
+            sys.stderr.flush()
+            os._exit(0)
 
     grown, begin = _BUILD / name, _BUILD / "seeds" / name
     for folder in (grown, begin):
@@ -109,8 +123,7 @@ def _fuzz(name: str, seconds: int) -> None:
     for seed in target.seeds:
         (begin / name_of(seed)).write_bytes(seed)
     options = [
-        f"-max_total_time={seconds}",
-        f"-timeout={_SECONDS_EACH}",
+        f"-timeout={_LONGEST_WAIT}",
         f"-rss_limit_mb={_MEGABYTES}",
         f"-artifact_prefix={_BUILD}/{name}-",
     ]
@@ -122,9 +135,9 @@ def _fuzz(name: str, seconds: int) -> None:
 def _reported(name: str) -> bool:
     """Print how a target's run ended; whether it found a fault."""
     *lines, end = (_BUILD / f"{name}.log").read_text(errors="replace").splitlines()
-    runs = next((line for line in reversed(lines) if "cov:" in line), "no run was finished")
+    reached = next((line for line in reversed(lines) if "cov:" in line), "no run was finished")
     fault = end != "exit status 0"
-    print(f"{name}: {'FAULT' if fault else 'ok'}, {runs}", flush=True)
+    print(f"{name}: {f'FAULT, {reached}' if fault else f'ok, {lines[-1]}; {reached}'}", flush=True)
     if fault:
         print("\n".join(lines[-40:]), flush=True)
     return fault

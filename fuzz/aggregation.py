@@ -1,12 +1,15 @@
 """Secure aggregation: what a server sends a client, a client a server, and their records."""
 
 import contextlib
+import copy
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fuzz.edits import EDITS, edited
 from fuzz.target import Target
@@ -19,8 +22,17 @@ from privacy.secure_aggregation import (
     SecureClient,
     SecureServer,
     ServerModel,
+    ServerStage,
 )
-from privacy.secure_aggregation._messages import Kind, decode, encode, kind_of
+from privacy.secure_aggregation._crypto import sign
+from privacy.secure_aggregation._messages import (
+    Kind,
+    complaint_statement,
+    decode,
+    encode,
+    encode_set,
+    kind_of,
+)
 from privacy.secure_aggregation.errors import (
     MalformedMessageError,
     RefusedError,
@@ -42,22 +54,18 @@ class _Round:
     """A round of few clients and a server; one end of what node 0 sends or gets is fuzzed."""
 
     def __init__(self, server: ServerModel) -> None:
-        identities = [Identity(bytes([node]) * 32) for node in range(_CLIENTS)]
-        self.adversary = Adversary(server, max_corrupt_fraction=0.1)
-        self.keys = [identity.public for identity in identities]
-        self.policy = ClientPolicy(
-            min_clients=3, adversary=self.adversary, client_public_keys=self.keys
-        )
-        self.identity = identities[0]
-        self.clients = [SecureClient(self.policy, identity=each) for each in identities]
-        self.terms = RoundTerms(_RUN, 1, _SIZE, 100, 3, server)
+        self.identities = [Identity(bytes([node]) * 32) for node in range(_CLIENTS)]
+        adversary = Adversary(server, max_corrupt_fraction=0.1)
+        public = [identity.public for identity in self.identities]
+        self.policy = ClientPolicy(min_clients=3, adversary=adversary, client_public_keys=public)
+        self.clients = [SecureClient(self.policy, identity=each) for each in self.identities]
         self.vectors = [np.full(_SIZE, node + 1) for node in range(_CLIENTS)]
         self.server = SecureServer(
-            self.terms,
-            adversary=self.adversary,
+            RoundTerms(_RUN, 1, _SIZE, 100, 3, server),
+            adversary=adversary,
             max_dropout_fraction=None,
             cohort=_CLIENTS,
-            client_public_keys=self.keys,
+            client_public_keys=public,
         )
 
     def stages(self) -> Iterator[dict[int, bytes]]:
@@ -72,6 +80,33 @@ class _Round:
         trains = client.needs_vector(message)
         return client.answer(message, self.vectors[node] if trains else None)
 
+    def accusation(self, accuser: int, owner: int) -> bytes:
+        """A complaint, as a node may make it falsely, of the shares that another gave it."""
+        state = self.server._round
+        around = state.ring.neighbours(state.index[accuser])
+        statement = complaint_statement(state.session, state.index[owner], state.index[accuser])
+        signature = sign(self.identities[accuser].private, statement)
+        return encode(
+            Kind.COMPLAINTS,
+            state.session,
+            encode_set([around.index(state.index[owner])], len(around)),
+            signature if state.terms.malicious else b"",
+        )
+
+    def finish(self) -> NDArray[np.int64]:
+        """Play the stages that are left, once the answers of this one are there, and open the sum.
+
+        Node 0 may have sent what its own client did not, which may then refuse to go on.
+        """
+        while messages := self.server.advance():
+            for node, message in messages.items():
+                try:
+                    self.server.receive(node, self.answer(node, message))
+                except RefusedError:
+                    if node != 0:
+                        raise
+        return self.server.open()
+
 
 def _recorded(server: ServerModel) -> list[tuple[bytes, bytes]]:
     """What node 0 remembers before each message of the server, and the message."""
@@ -85,6 +120,32 @@ def _recorded(server: ServerModel) -> list[tuple[bytes, bytes]]:
     return steps
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """A round in which the server misses node 0's answer alone, and that answer."""
+
+    round_: _Round
+    answer: bytes
+
+
+def _moments(server: ServerModel, *, disputed: bool) -> list[_Moment]:
+    """The moments of a round; ``disputed``: the one at which node 0 shows shares."""
+    round_ = _Round(server)
+    moments = []
+    for messages in round_.stages():
+        stage = round_.server.stage
+        answers = {node: round_.answer(node, message) for node, message in messages.items()}
+        if disputed and stage is ServerStage.CHECKING:
+            answers[1] = round_.accusation(1, 0)
+        own = answers.pop(0)
+        for node, answer in answers.items():
+            round_.server.receive(node, answer)
+        if not disputed or stage is ServerStage.DISPUTING:
+            moments.append(_Moment(copy.deepcopy(round_), own))
+        round_.server.receive(0, own)
+    return moments
+
+
 _BOTH = (ServerModel.HONEST_BUT_CURIOUS, ServerModel.MALICIOUS)
 
 
@@ -94,7 +155,7 @@ def secure_client() -> Target:
 
     def read(content: bytes) -> None:
         round_, (state, message) = rounds[(content[0] if content else 0) % len(rounds)]
-        client = SecureClient.from_bytes(state, round_.policy, identity=round_.identity)
+        client = SecureClient.from_bytes(state, round_.policy, identity=round_.identities[0])
         client.answer(edited(message, content[1:]), round_.vectors[0])
 
     seeds = tuple(bytes([stage]) + edits for stage in range(len(rounds)) for edits in EDITS)
@@ -102,33 +163,40 @@ def secure_client() -> Target:
 
 
 def secure_server() -> Target:
-    """A client's answer to the server: it costs that client, and nothing else."""
-    stages = [len(_recorded(server)) for server in _BOTH]
+    """A client's answer to the server: it costs that client, and nothing else.
+
+    From each state in which an answer leaves the server the rest of the round is played once; a
+    masked vector's numbers lead to another sum, and to no other state.
+    """
+    moments = [
+        moment
+        for disputed in (False, True)
+        for server in _BOTH
+        for moment in _moments(server, disputed=disputed)
+    ]
+    played: set[tuple[int, str]] = set()
 
     def read(content: bytes) -> None:
-        first = content[0] if content else 0
-        round_ = _Round(_BOTH[first % 2])
-        when = first // 2 % stages[first % 2]
-        masked = False
+        number = (content[0] if content else 0) % len(moments)
+        moment = moments[number]
+        server = copy.deepcopy(moment.round_.server)
+        changed = edited(moment.answer, content[1:])
+        with contextlib.suppress(RejectedMessageError):
+            server.receive(0, changed)
+        state = server._round
+        reached = number, repr((state.clients, state.answered, state.excluded, state.offences))
+        if reached in played:
+            return
+        played.add(reached)
+        round_ = copy.deepcopy(moment.round_)
+        round_.server = server
+        masks = kind_of(moment.answer) is Kind.MASKED_UPDATE
         with contextlib.suppress(RoundAbortedError):
-            for stage, messages in enumerate(round_.stages()):
-                for node, message in messages.items():
-                    answer = round_.answer(node, message)
-                    if (node, stage) != (0, when):
-                        round_.server.receive(node, answer)
-                        continue
-                    with contextlib.suppress(RejectedMessageError):
-                        changed = edited(answer, content[1:])
-                        masked = kind_of(answer) is Kind.MASKED_UPDATE
-                        round_.server.receive(0, changed)
-                    if changed != answer:
-                        messages = {n: m for n, m in messages.items() if n != 0}
-            opened = round_.server.open()
-            if not masked:  # another vector is another sum
-                sums = sum(round_.vectors[node] for node in round_.server.survivors)
-                assert (opened == sums).all()
+            opened = round_.finish()
+            if not masks or changed == moment.answer:  # another vector is another sum
+                assert (opened == sum(round_.vectors[node] for node in server.survivors)).all()
 
-    seeds = tuple(bytes([first]) + edits for first in range(16) for edits in EDITS[:2])
+    seeds = tuple(bytes([first]) + edits for first in range(len(moments)) for edits in EDITS[:2])
     return Target(read, (), seeds)
 
 
@@ -143,7 +211,7 @@ def secure_state() -> Target:
         if first & 1:
             with contextlib.suppress(MalformedMessageError):
                 changed = _digested(changed)
-        SecureClient.from_bytes(changed, round_.policy, identity=round_.identity)
+        SecureClient.from_bytes(changed, round_.policy, identity=round_.identities[0])
 
     seeds = tuple(bytes([first]) + edits for first in range(2 * len(rounds)) for edits in EDITS)
     return Target(read, (UnreadableStateError,), seeds)

@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import hmac
+import io
 import json
 import struct
 import tempfile
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from privacy.inference.errors import (
     PlanRefusedError,
     SecretsError,
 )
+from privacy.inference.evaluator import process
 from privacy.inference.messages import MAC_BYTES
 from privacy.inference.plan import MESSAGE_OVERHEAD, SESSION_KEY_BYTES
 
@@ -146,6 +149,28 @@ def answer() -> Target:
         _owner(kind).decrypt(changed)
 
     return Target(read, (MessageError,), _SEEDS)
+
+
+def evaluator_replies() -> Target:
+    """What the process of an evaluator, which strangers' messages may have taken over, sends."""
+    plan = compiled("coefficients").plan.to_json().encode()
+    answer = _evaluator("coefficients").evaluate(_owner("coefficients").encrypt(_X))
+    frames = (plan, b"+", b"+" + struct.pack(">d", 0.01) + answer, b"-the message was altered")
+
+    def read(content: bytes) -> None:
+        first, stream = content[:1], io.BytesIO(content[1:])
+        frame = process._read_frame(stream)
+        if frame is None:
+            return  # it ended
+        if first == b"p":
+            assert len(process._plan(frame).digest) == 32
+            return
+        _, seconds = process._answer(process._content(frame))
+        assert 0 <= seconds < inf
+
+    framed = [struct.pack(">I", len(frame)) + frame for frame in frames]
+    seeds = (b"p" + framed[0], *(b"a" + each for each in framed), b"a\xff\xff\xff\xff")
+    return Target(read, (MessageError, process._WrongFrameError), seeds)
 
 
 def secret_state() -> Target:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fuzz.edits import EDITS, edited
 from fuzz.target import Target
@@ -18,7 +19,9 @@ from privacy.array_files import ArrayFile
 from privacy.correlated_noise.errors import NoiseSecretError
 from privacy.correlated_noise.factors import BandedFactor, BLTFactor
 from privacy.correlated_noise.instance import NoiseInstance, _checksum
-from privacy.inference_service.errors import ServiceError, TokenFileError
+from privacy.inference_service import key_file as key_file_module
+from privacy.inference_service.errors import KeyFileError, ServiceError, TokenFileError
+from privacy.inference_service.key_file import KeyFile, StoredKeys
 from privacy.inference_service.questions import Questions
 from privacy.inference_service.tokens import Caller, TokenFile
 from privacy.mechanisms import SystemRandomness
@@ -189,6 +192,37 @@ def tokens() -> Target:
     other = good.replace(b'"sha256": "', b'"sha256": "\xc3\xa4')
     seeds = (good, hashed.encode(), other, b'{"tokens": 5}', b"[]")
     return Target(read, (TokenFileError,), seeds)
+
+
+class _SameKey(KeyFile):
+    """A file of keys under a key that takes no half second to derive."""
+
+    def _derived(self) -> AESGCM:
+        return AESGCM(bytes(32))
+
+
+def key_file() -> Target:
+    """A file of keys, under the right passphrase; where the first byte is odd sealed anew."""
+    path = _file()
+    file = _SameKey(path, "a passphrase")
+    file.save(StoredKeys("ab" * 16, "cd" * 32, b"state"))
+    good, cipher = path.read_bytes(), file._derived()
+    head = good[: key_file_module._HEAD.size]
+    nonce, plain = head[-12:], cipher.decrypt(head[-12:], good[len(head) :], head)
+
+    def read(content: bytes) -> None:
+        if content[:1] and content[0] & 1:
+            _written(path, head + cipher.encrypt(nonce, content[1:], head))
+        else:
+            _written(path, edited(good, content[1:]))
+        stored = _SameKey(path, "a passphrase").load()
+        assert stored is not None
+        assert isinstance(stored.key_id, str) and isinstance(stored.plan, str)
+        assert isinstance(stored.state, bytes)
+
+    texts = (plain, b"{}", b"[]", plain.replace(b'"state": "', b'"state": "!'))
+    seeds = (*(b"\0" + edits for edits in EDITS), *(b"\1" + text for text in texts))
+    return Target(read, (KeyFileError,), seeds)
 
 
 def questions() -> Target:

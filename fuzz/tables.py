@@ -6,15 +6,19 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from flwr.app import Context, RecordDict
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from flower_app.data.idx import from_idx, to_idx
-from flower_app.errors import DataError, SettingError
+from flower_app.errors import DataError, DeclinedError, SettingError
 from flower_app.pictures.files import read_images
 from flower_app.settings import Settings
 from flower_app.tasks import tables
 from flower_app.tasks.task import _read as read_task
+from flower_app.training.node_policy import NodePolicy, check_keys
+from flower_app.training.secure_aggregation import _own, _read_keys
+from flower_app.training.silo_node import check_mode
 from fuzz.edits import EDITS, edited
 from fuzz.target import Target
 from privacy.inference import from_onnx
@@ -113,6 +117,48 @@ def run_config() -> Target:
         b'secure-aggregation = "malicious"\nmin-clients = 40\nepochs = 3\nnoise = "x"\n',
     )
     return Target(read, (SettingError,), seeds)
+
+
+def node_config() -> Target:
+    """A node's configuration, as its owner writes it; in TOML."""
+    settings, silos = (
+        Settings.of_client({"deployed": True, **each}, deployed=True)
+        for each in ({"model": "cnn"}, {"mode": "silos", "silos": 5, "records": 1000})
+    )
+
+    def read(content: bytes) -> None:
+        try:
+            given = tomllib.loads(content.decode(errors="replace"))
+        except (tomllib.TOMLDecodeError, RecursionError):
+            return
+        node = {
+            name: value for name, value in given.items() if isinstance(value, str | int | float)
+        }
+        check_keys(node)
+        check_mode(node, silos if "policy" in node else settings)
+        if "policy" not in node:
+            NodePolicy.of(node)
+            _own(settings, Context(1, 1, node, RecordDict(), {}))
+
+    seeds = (
+        b'data-dir = "/data"\nstate-dir = "/state"\nmax-record-epsilon = 3.0\n',
+        b'data-dir = "~/data"\nstate-dir = "/state"\nmin-clients = 40\nclipping-norm = 1\n',
+        b'data-dir = "/data"\nstate-dir = "/state"\nmin-clients = 4\nsigning-key = "/key"\n',
+        b'policy = "/policy.toml"\nx-other = 1\n',
+        b"minimum-cohort = 5\n",
+    )
+    return Target(read, (SettingError, DeclinedError), seeds)
+
+
+def key_list() -> Target:
+    """A file of clients' public keys."""
+    path = _folder() / "keys"
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        assert all(len(key) == 32 for key in _read_keys("client-public-keys", str(path)))
+
+    return Target(read, (SettingError,), (b"ab" * 32 + b"\n" + b"cd" * 32, b"", b"xy", b"\xff"))
 
 
 def pictures() -> Target:

@@ -24,7 +24,10 @@ class Group:
 
 GROUPS: Mapping[str, Group] = {
     "encrypted": Group(
-        ("plan", "material", "query", "answer", "secret_state", "model_file"),
+        (
+            *("plan", "material", "query", "answer", "evaluator_replies", "secret_state"),
+            "model_file",
+        ),
         (
             *("privacy.json_text", "privacy.array_files", "privacy.inference.messages"),
             *("privacy.inference.plan", "privacy.inference.plan_check"),
@@ -51,23 +54,44 @@ GROUPS: Mapping[str, Group] = {
             "strategies.encrypted_round",
         ),
     ),
+    "messages": Group(
+        ("replies", "requests", "encrypted_requests"),
+        (
+            *("strategies.model_schema", "strategies.replies", "strategies.metrics"),
+            *("strategies.train_round", "strategies.weighting", "strategies.lost_clients"),
+            *("strategies.secure_aggregation", "strategies.distributed_dpsgd.silo"),
+            *("strategies.distributed_dpsgd.requests", "strategies.encrypted_round"),
+            *("privacy.secure_aggregation.client", "privacy.untrusted_text"),
+        ),
+    ),
     "files": Group(
         (
             *("ledger", "policy", "array_file", "checkpoint", "population", "noise_rows"),
-            *("tokens", "questions"),
+            *("tokens", "questions", "key_file"),
         ),
         (
             *("privacy.json_text", "privacy.array_files", "privacy.arguments"),
             *("privacy.accounting.ledger_text", "privacy.accounting.events"),
             *("privacy.training.data_policy", "privacy.correlated_noise.instance"),
             *("privacy.inference_service.tokens", "privacy.inference_service.questions"),
+            "privacy.inference_service.key_file",
             *("strategies.checkpoint", "strategies.population"),
         ),
     ),
-    "tables": Group(
-        ("task", "table", "run_config", "pictures", "idx", "onnx"),
+    "state": Group(
+        ("accountant", "node_state", "resumed"),
         (
-            *("flower_app.tasks", "flower_app.settings", "flower_app.pictures"),
+            *("privacy.json_text", "privacy.accounting.flower", "privacy.accounting.ledger_text"),
+            *("privacy.training.ledger", "privacy.training.step_payments"),
+            *("strategies.checkpoint", "strategies.server_optimizers"),
+        ),
+    ),
+    "tables": Group(
+        ("task", "table", "run_config", "node_config", "key_list", "pictures", "idx", "onnx"),
+        (
+            *("flower_app.tasks", "flower_app.training.node_policy", "flower_app.setting_names"),
+            *("flower_app.training.secure_aggregation", "flower_app.training.silo_node"),
+            *("flower_app.settings", "flower_app.pictures"),
             *("flower_app.data.idx", "privacy.inference.importers"),
         ),
     ),

@@ -356,7 +356,23 @@ class RunState:
             ) from error
 
     def restore(self, checkpoint: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
-        """Continue from a checkpoint, and return its model, which has the shape of ``initial``."""
+        """Continue from a checkpoint, and return its model, which has the shape of ``initial``.
+
+        Raises
+        ------
+        CheckpointError
+            If its model has another shape, or what goes with it is missing or does not fit it.
+        """
+        try:
+            return self._restore(checkpoint, initial)
+        except CheckpointError:
+            raise
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint lacks a part of this run's state, or has another ({error})"
+            ) from error
+
+    def _restore(self, checkpoint: Checkpoint, initial: ArrayRecord) -> ArrayRecord:
         self.name, self.noise_multiplier = checkpoint.run, checkpoint.noise_multiplier
         self.optimizer.load_state_dict(checkpoint.slot("optimizer"))
         average = checkpoint.slot("average")
@@ -374,7 +390,11 @@ class RunState:
         if shapes != expected:
             names = sorted(n for n in shapes.keys() | expected if shapes.get(n) != expected.get(n))
             raise CheckpointError(f"the checkpoint is of another model; its arrays {names} differ")
-        return ArrayRecord({name: Array(model[name]) for name in initial})
+        restored = ArrayRecord({name: Array(model[name]) for name in initial})
+        averaged = [array.shape for array in ModelSchema(restored).arrays]
+        if self.average and [array.shape for array in self.average] != averaged:
+            raise CheckpointError("the checkpoint's average is of another model")
+        return restored
 
 
 def settings_text(settings: Mapping[str, object]) -> str:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from filelock import FileLock, Timeout
 
+from privacy.arguments import text
 from privacy.files import write_durably
 from privacy.inference_service.errors import KeyFileError, KeyFileInUseError
 from privacy.json_text import read_json
@@ -105,7 +106,7 @@ class KeyFile:
         head = content[: _HEAD.size]
         _, cost, block, parallel, self._salt, nonce = _HEAD.unpack(head)
         if (cost, block, parallel) != (_COST, _BLOCK, _PARALLEL):
-            raise KeyFileError(f"{self._path} was written by another release; remove it")
+            raise self._of_another_release()
         self._cipher = self._derived()
         try:
             stored = read_json(self._cipher.decrypt(nonce, content[_HEAD.size :], head))
@@ -115,7 +116,13 @@ class KeyFile:
                 f"{self._path} does not open: another passphrase, or a damaged file. Without the "
                 "passphrase the keys are lost: remove the file, and new ones are made"
             ) from error
-        return StoredKeys(stored["key_id"], stored["plan"], base64.b64decode(stored["state"]))
+        except ValueError as error:
+            raise self._of_another_release() from error
+        try:
+            name, plan = text("key_id", stored["key_id"]), text("plan", stored["plan"])
+            return StoredKeys(name, plan, base64.b64decode(stored["state"]))
+        except (LookupError, TypeError, ValueError) as error:
+            raise self._of_another_release() from error
 
     def save(self, keys: StoredKeys) -> None:
         """Put keys in the file, in place of those before; a failed write leaves it as it was."""
@@ -133,6 +140,9 @@ class KeyFile:
             write_durably(self._path, head + sealed)
         except OSError as error:
             raise KeyFileError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def _of_another_release(self) -> KeyFileError:
+        return KeyFileError(f"{self._path} was written by another release; remove it")
 
     def _derived(self) -> AESGCM:
         derive = Scrypt(salt=self._salt, length=32, n=1 << _COST, r=_BLOCK, p=_PARALLEL)

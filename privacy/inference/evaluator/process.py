@@ -7,6 +7,7 @@ material and queries go in, answers come out. No frame carries a secret key.
 """
 
 import contextlib
+import math
 import os
 import signal
 import struct
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Self, TypeVar, cast
 
 import psutil
 
@@ -28,13 +29,18 @@ from privacy.inference.evaluator.evaluator import Evaluator
 from privacy.inference.packed_model import PackedModel
 from privacy.inference.plan import Plan
 
+_T = TypeVar("_T")
 _LARGEST_FRAME = 1 << 28  # bytes
 _MATERIAL, _QUERY, _FORGET, _LIMIT = b"M", b"Q", b"F", b"L"
-_NUMBER = struct.Struct(">Q")
+_NUMBER, _SECONDS = struct.Struct(">Q"), struct.Struct(">d")
 _DONE, _REFUSED = b"+", b"-"
 _EXIT_SECONDS = 30.0
 _SLACK = 256 << 20
 _COPIES = 4  # of a message while it is read: as bytes, residues, doubles, intermediate results
+
+
+class _WrongFrameError(ValueError):
+    """A frame that no program of this release sends; the message says what it is."""
 
 
 class EvaluatorProcess:
@@ -42,8 +48,8 @@ class EvaluatorProcess:
 
     Each owner's keys lie in a slot of their own. A query is answered under the keys of its slot
     and no others. Methods raise :class:`MessageError` for a message that is refused, and
-    :class:`EvaluatorFailedError` if the process ended; its message holds the end of the process's
-    standard error.
+    :class:`EvaluatorFailedError` if the process ended, or was ended because it sent what no
+    evaluator does; its message holds the end of the process's standard error.
 
     Parameters
     ----------
@@ -97,7 +103,7 @@ class EvaluatorProcess:
         self._to_child = cast(BinaryIO, self._process.stdin)
         self._from_child = cast(BinaryIO, self._process.stdout)
         try:
-            self.plan = Plan.from_json(self._exchange().decode())
+            self.plan = self._read(_plan, self._exchange())
             self.memory = _memory_needed(self.plan, owners=owners) if memory is None else memory
             self._request(_LIMIT, self.memory, b"")
         except BaseException:
@@ -133,9 +139,7 @@ class EvaluatorProcess:
         seconds : float
             That the evaluation took, its masking included.
         """
-        reply = self._request(_QUERY, slot, query)
-        (seconds,) = struct.unpack_from(">d", reply)
-        return reply[8:], seconds
+        return self._read(_answer, self._request(_QUERY, slot, query))
 
     def forget(self, slot: int) -> None:
         """Drop the keys in a slot, if there are any, and free their memory."""
@@ -145,10 +149,7 @@ class EvaluatorProcess:
         """End the process."""
         with contextlib.suppress(OSError):  # it ended before it read everything
             self._to_child.close()
-        try:
-            self._process.wait(_EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._await_end()
         self._from_child.close()
         self._errors.close()
 
@@ -160,10 +161,14 @@ class EvaluatorProcess:
     def _request(self, kind: bytes, number: int, content: bytes) -> bytes:
         if len(content) >= _LARGEST_FRAME - _NUMBER.size:
             raise MessageError(f"a message of {len(content):,} bytes is larger than any")
-        reply = self._exchange(kind, _NUMBER.pack(number), content)
-        if reply[:1] == _REFUSED:
-            raise MessageError(reply[1:].decode())
-        return reply[1:]
+        return self._read(_content, self._exchange(kind, _NUMBER.pack(number), content))
+
+    def _read(self, reader: Callable[[bytes], _T], frame: bytes) -> _T:
+        """What a frame of the process holds; it is ended where that is no evaluator's."""
+        try:
+            return reader(frame)
+        except _WrongFrameError as error:
+            raise self._failure(error) from error
 
     def _exchange(self, *parts: bytes) -> bytes:
         """Write a frame of these parts, if there are any, and read one, within the timeout."""
@@ -179,16 +184,23 @@ class EvaluatorProcess:
             if parts:
                 _write_frame(self._to_child, *parts)
             frame = _read_frame(self._from_child)
-        except ConnectionError as error:
-            raise self._failure(too_slow.is_set()) from error
+        except ConnectionError:
+            frame = None
+        except _WrongFrameError as error:
+            raise self._failure(error) from error
         finally:
             timer.cancel()
         if frame is None:
-            raise self._failure(too_slow.is_set())
+            raise self._failure(too_slow=too_slow.is_set())
         return frame
 
-    def _failure(self, too_slow: bool) -> EvaluatorFailedError:
-        code = self._process.wait()
+    def _failure(
+        self, wrong: "_WrongFrameError | None" = None, *, too_slow: bool = False
+    ) -> EvaluatorFailedError:
+        """The error once the process has ended, of itself or, for what it sent, now."""
+        if wrong is not None:
+            self.kill()
+        code = self._await_end()
         self._errors.seek(0)
         output = self._errors.read().decode(errors="replace").strip()[-2000:]
         if too_slow:
@@ -196,7 +208,16 @@ class EvaluatorProcess:
                 f"the evaluator's process took more than {self.timeout:g} s and was ended "
                 f"(code {code}): {output}"
             )
-        return EvaluatorFailedError(f"the evaluator's process ended (code {code}): {output}")
+        how = "ended" if wrong is None else f"sent {wrong} and was ended"
+        return EvaluatorFailedError(f"the evaluator's process {how} (code {code}): {output}")
+
+    def _await_end(self) -> int:
+        """The process's code, once it has ended; one that does not is ended."""
+        try:
+            return self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
 
 
 def serve_evaluations(compiling: Callable[[], PackedModel]) -> None:
@@ -227,7 +248,7 @@ def serve_evaluations(compiling: Callable[[], PackedModel]) -> None:
                 if number not in evaluators:
                     raise MessageError("a query came before its public material")
                 reply = evaluators[number].evaluate(content)
-                reply = struct.pack(">d", time.perf_counter() - begun) + reply
+                reply = _SECONDS.pack(time.perf_counter() - begun) + reply
             elif kind == _FORGET:
                 evaluators.pop(number, None)
             elif kind == _LIMIT:
@@ -270,6 +291,34 @@ def _limit_memory(growth: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
+def _plan(frame: bytes) -> Plan:
+    """The plan in the first frame."""
+    try:
+        return Plan.from_json(frame.decode())
+    except ValueError as error:
+        raise _WrongFrameError(f"no plan ({error})") from error
+
+
+def _content(reply: bytes) -> bytes:
+    """What a reply holds; ``MessageError`` if it is a refusal."""
+    kind, content = reply[:1], reply[1:]
+    if kind == _REFUSED:
+        raise MessageError(content.decode(errors="replace"))
+    if kind != _DONE:
+        raise _WrongFrameError(f"a reply of kind {kind!r}")
+    return content
+
+
+def _answer(content: bytes) -> tuple[bytes, float]:
+    """An answer, and the seconds that it took."""
+    if len(content) < _SECONDS.size:
+        raise _WrongFrameError(f"an answer of {len(content)} bytes")
+    (seconds,) = _SECONDS.unpack_from(content)
+    if not 0 <= seconds < math.inf:
+        raise _WrongFrameError(f"an answer that took {seconds} s")
+    return content[_SECONDS.size :], seconds
+
+
 def _write_frame(stream: BinaryIO, *parts: bytes) -> None:
     """Write one frame: its length, then its bytes."""
     stream.write(struct.pack(">I", sum(map(len, parts))))
@@ -285,6 +334,6 @@ def _read_frame(stream: BinaryIO) -> bytes | None:
         return None
     (size,) = struct.unpack(">I", head)
     if size > _LARGEST_FRAME:
-        raise ValueError(f"a frame declares {size:,} bytes, more than any has")
+        raise _WrongFrameError(f"a frame of {size:,} bytes, more than any has")
     body = stream.read(size)
     return body if len(body) == size else None

@@ -1,6 +1,8 @@
 """Every layer's inputs and output gradients in one forward and one backward pass."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -159,22 +161,14 @@ class Capture:
         if not losses.requires_grad:
             return {}
         bypassed = self._parameters_of_unused({use.name for use in uses})
-        edges = [use.output for use in uses]
-        edges += [get_gradient_edge(parameter) for parameter in bypassed.values()]
-        # The gradient of their sum: ``grad_outputs`` would load SymPy, to compare two shapes.
-        backprops: Sequence[Tensor | None] = torch.autograd.grad(
-            losses.sum(), edges, allow_unused=True, retain_graph=keep_graph
-        )
-        for name, gradient in zip(bypassed, backprops[len(uses) :], strict=True):
+        backward = _Backward(uses, len(losses), self._gradients_of)
+        del uses  # or inputs would outlive their layer's turn
+        edges = [get_gradient_edge(parameter) for parameter in bypassed.values()]
+        backprops = backward(losses, edges, keep_graph=keep_graph)
+        for name, gradient in zip(bypassed, backprops, strict=True):
             if gradient is not None:
                 raise GradientError(_bypassing(name))
-        calls: dict[str, list[Call]] = {}
-        for use, backprop in zip(uses, backprops, strict=False):
-            if backprop is not None:
-                _check(use, backprop, len(losses))
-                calls.setdefault(use.name, []).append(Call(use.inputs, backprop))
-        with torch.no_grad():
-            return {name: self._gradients_of(name, made) for name, made in calls.items()}
+        return {n: backward.gradients[n] for n in self.layers if n in backward.gradients}
 
     def _gradients_of(self, name: str, calls: Sequence[Call]) -> LayerGradients:
         layer = self.layers[name]
@@ -207,6 +201,81 @@ class Capture:
             for own, parameter in layer.named_parameters(recurse=not handled_alone(layer))
             if parameter.requires_grad
         }
+
+
+class _Backward:
+    """A backward pass that computes a layer's gradients once the gradient at its output is there.
+
+    So the inputs and output gradients of all layers are not held at a time, but for what
+    ``LayerGradients`` themselves hold. Those of a layer with several calls wait for its last.
+    """
+
+    def __init__(
+        self,
+        uses: Sequence[_LayerUse],
+        examples: int,
+        compute: Callable[[str, Sequence[Call]], LayerGradients],
+    ) -> None:
+        self._waiting = dict(enumerate(uses))
+        self._examples, self._compute = examples, compute
+        self._calls_due = Counter(use.name for use in uses)
+        self._calls: dict[str, list[Call]] = {}
+        self.gradients: dict[str, LayerGradients] = {}
+
+    def __call__(
+        self, losses: Tensor, others: Sequence[GradientEdge], *, keep_graph: bool
+    ) -> Sequence[Tensor | None]:
+        """Fill ``gradients``, and return the gradients of ``losses``' sum at the ``others``."""
+        # The pass goes as far as the uses behind which there are no others, and visits the rest.
+        nodes = {use.output.node for use in self._waiting.values()}
+        last = {
+            number: use.output
+            for number, use in self._waiting.items()
+            if nodes.isdisjoint(_nodes_behind(use.output.node, nodes))
+        }
+        handles = [
+            use.output.node.register_prehook(partial(self._visit, number))
+            for number, use in self._waiting.items()
+            if number not in last
+        ]
+        try:
+            # The gradient of their sum: ``grad_outputs`` would load SymPy, to compare two shapes.
+            backprops: Sequence[Tensor | None] = torch.autograd.grad(
+                losses.sum(), [*last.values(), *others], allow_unused=True, retain_graph=keep_graph
+            )
+        finally:
+            for handle in handles:
+                handle.remove()
+        with torch.no_grad():
+            for number, backprop in zip(last, backprops, strict=False):
+                self._receive(self._waiting.pop(number), backprop)
+            for name, calls in self._calls.items():  # some of whose calls had no part in the losses
+                self.gradients[name] = self._compute(name, calls)
+        return backprops[len(last) :]
+
+    def _visit(self, number: int, backprops: Sequence[Tensor | None]) -> None:
+        use = self._waiting.pop(number)
+        self._receive(use, backprops[use.output.output_nr])
+
+    def _receive(self, use: _LayerUse, backprop: Tensor | None) -> None:
+        self._calls_due[use.name] -= 1
+        if backprop is not None:
+            _check(use, backprop, self._examples)
+            self._calls.setdefault(use.name, []).append(Call(use.inputs, backprop))
+        if not self._calls_due[use.name] and use.name in self._calls:
+            self.gradients[use.name] = self._compute(use.name, self._calls.pop(use.name))
+
+
+def _nodes_behind(node: Node, stops: set[Node]) -> Iterator[Node]:
+    """The graph from ``node``, exclusive, back to ``stops``, inclusive."""
+    waiting, visited = [node], {node}
+    while waiting:
+        for following, _ in waiting.pop().next_functions:
+            if following is not None and following not in visited:
+                yield following
+                visited.add(following)
+                if following not in stops:
+                    waiting.append(following)
 
 
 def _parameters_between(start: Iterable[Node], stops: set[Node]) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -92,6 +93,41 @@ def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess)
 def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
     with pytest.raises(EvaluatorFailedError, match="its last words"):
         start_process(no_model)
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"no plan", "no plan"),
+        (b"\xff", "no plan"),
+        (b"plan", r"a reply of kind b''"),
+        (b"plan, ?", r"a reply of kind b'\?'"),
+        (b"plan, +, +short", "an answer of 5 bytes"),
+        (b"plan, +, +" + struct.pack(">d", math.nan), "an answer that took nan s"),
+        (b"plan, +, +" + struct.pack(">d", -1.0), r"an answer that took -1\.0 s"),
+        (b"plan, +, huge", "a frame of 268,435,457 bytes, more than any has"),
+    ],
+)
+def test_a_process_that_sends_what_no_evaluator_does_is_ended(
+    sent: bytes, said: str, compiled: CompiledModel
+) -> None:
+    """A stranger's question may have taken it over; it is not waited for, nor taken at its word."""
+    plan = compiled.plan.to_json().encode()
+    frames = [plan if each == b"plan" else each for each in sent.split(b", ")]
+    written = b"".join(
+        struct.pack(">I", (1 << 28) + 1) if each == b"huge" else struct.pack(">I", len(each)) + each
+        for each in [*frames, b""]
+    )
+    program = f"import os, sys; os.write(1, {written!r}); sys.stdin.read()"
+    with pytest.raises(EvaluatorFailedError, match=rf"^the evaluator's process sent {said}.*-9"):
+        EvaluatorProcess([sys.executable, "-c", program]).evaluate(b"a question")
+
+
+def test_a_process_that_goes_silent_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privacy.inference.evaluator.process._EXIT_SECONDS", 0.2)
+    program = "import os, sys; os.close(1); sys.stdin.read()"
+    with pytest.raises(EvaluatorFailedError, match=r"ended \(code -9\)"):
+        EvaluatorProcess([sys.executable, "-c", program])
 
 
 @pytest.mark.parametrize("wrong", [True, "3", math.nan, math.inf, -1, 0, [3], 10**400])

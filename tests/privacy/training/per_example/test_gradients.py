@@ -118,6 +118,8 @@ def test_linear_methods() -> None:
     assert_same(wide, torch.randn(4, 200), "two factors")
     assert_same(wide, torch.randn(4, 5, 200), "Gram matrices")
     assert_same(narrow, torch.randn(4, 50, 2), "matrix products")
+    # Two examples at a time, and one more.
+    assert_same(wide, torch.randn(5, 40, 200), "matrix products")
 
 
 @shapes
