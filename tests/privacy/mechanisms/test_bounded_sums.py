@@ -136,15 +136,18 @@ def test_a_factor_too_small_for_single_precision_keeps_to_the_norm(mechanism: An
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(DTYPES).flatmap(nasty), st.booleans())
-def test_the_computed_norm_is_never_below_the_exact_one(block: Any, compiled: bool) -> None:
-    blocks = _blocks.Blocks([np.zeros_like(block)], (0,))
+@given(st.sampled_from(DTYPES).flatmap(nasty), st.sampled_from([0, 1, -3]), st.booleans())
+def test_the_computed_norm_is_never_below_the_exact_one(
+    block: Any, model: int, compiled: bool
+) -> None:
+    reference = np.full_like(block, model)
+    blocks = _blocks.Blocks([reference], (0,))
     blocks.loaded = _blocks.load_kernels() if compiled else None
     with blocks.update([block]):
         assert (blocks.kernels is not None) == (compiled and block.dtype == np.float32)
         (computed,) = blocks.measure()
     if math.isfinite(computed):
-        exact = exact_square([block])
+        exact = exact_square([np.subtract(block, reference, dtype=blocks.dtype)])
         assert Fraction(computed) >= exact
         assert Fraction(computed) <= exact * (1 + Fraction(1, 2**14)) + Fraction(1, 2**110)
     else:
