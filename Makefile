@@ -35,7 +35,7 @@ bench: $(READY) ## Run benchmarks beside their peers (ARGS="all --quick", ARGS="
 
 .PHONY: test
 test: $(READY) ## Run the tests, in three processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: release
 release: $(READY) ## Build the wheels and the folder for Flower Hub into dist

@@ -3,6 +3,8 @@
 import copy
 import inspect
 import warnings
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import chain
 from types import NoneType
 
@@ -109,10 +111,17 @@ def _check_schedule(
 
 def _step_needs_argument(stepper: object) -> bool:
     """Whether its class's ``step`` has a required argument."""
+    # The class's: a schedule wraps its optimizer's own.
+    step = getattr(type(stepper), "step", None)
+    return step is not None and _needs_argument(step)
+
+
+@lru_cache(maxsize=64)
+def _needs_argument(method: Callable[..., object]) -> bool:
+    """Whether it has a required argument beside its first."""
     try:
-        # The class's: a schedule wraps its optimizer's own.
-        _, *parameters = inspect.signature(type(stepper).step).parameters.values()  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError):
+        _, *parameters = inspect.signature(method).parameters.values()
+    except (TypeError, ValueError):
         return False
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return any(p.default is inspect.Parameter.empty and p.kind not in variadic for p in parameters)

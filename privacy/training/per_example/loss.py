@@ -4,7 +4,8 @@ import copy
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -195,7 +196,8 @@ def _without_reduction(loss: Loss) -> tuple[Loss, object]:
         unreduced.reduction = "none"  # type: ignore[attr-defined]
         return unreduced, reduction
     try:
-        parameter = inspect.signature(loss).parameters.get("reduction")
+        plain = type(loss) is FunctionType and loss in _TORCHS
+        parameter = (_torchs_parameters if plain else _parameters)(loss).get("reduction")
     except (TypeError, ValueError):
         parameter = None
     if parameter is None:
@@ -203,6 +205,13 @@ def _without_reduction(loss: Loss) -> tuple[Loss, object]:
     default = parameter.default
     reduction = "mean" if default is inspect.Parameter.empty else default
     return functools.partial(loss, reduction="none"), reduction  # type: ignore[call-arg]
+
+
+def _parameters(function: Loss) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters
+
+
+_torchs_parameters = functools.cache(_parameters)  # a call's set-up is short beside them
 
 
 def _refuse_broadcast(outputs: Any, targets: Tensor) -> None:

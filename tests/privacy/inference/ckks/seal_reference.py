@@ -9,6 +9,7 @@ from privacy.inference.ckks import Residues, Ring
 from privacy.inference.ckks.seal_keys import (
     SealKeys,
     ciphertext_residues,
+    save,
     switching_key_residues,
 )
 
@@ -37,9 +38,12 @@ class SealReference(SealKeys):
 
     def encoded(self, values: Any, scale: float, level: int) -> Residues:
         """The residues of SEAL's plaintext, (level, N)."""
-        plain = self.plain(values, scale, level)
-        flat = [plain.data(at) for at in range(level * self.ring.degree)]
-        return np.array(flat, dtype=np.uint64).reshape(level, -1)
+        return self.residues(self.plain(values, scale, level), level)
+
+    def residues(self, plain: Any, level: int) -> Residues:
+        """The residues of a plaintext, (level, N), from the end of its stream."""
+        count = level * self.ring.degree
+        return np.frombuffer(save(plain)[-8 * count :], dtype="<u8").reshape(level, -1)
 
     def plain(self, values: Any, scale: float, level: int) -> Any:
         """SEAL's plaintext of slots, or of a number in all of them."""

@@ -1,9 +1,12 @@
-"""Evaluators' processes for the tests: programs that compile a test's model and answer."""
+"""Evaluators' processes for the tests: of a compiled model's file, and programs that compile."""
 
 import os
 import sys
+import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,12 +15,29 @@ from torch import nn
 from privacy.inference import CompiledModel, EvaluatorProcess, Square, compile_model
 
 ROOT = Path(__file__).parents[4]
+_SAVING = threading.Lock()  # a pool starts processes from threads
 
 
-def start_process(
+@cache
+def _saved(compiling: Callable[[], CompiledModel]) -> tuple[TemporaryDirectory[str], Path]:
+    folder = TemporaryDirectory()
+    file = Path(folder.name) / "model"
+    compiling().save(file)
+    return folder, file
+
+
+def start_process(compiling: Callable[[], CompiledModel], **settings: Any) -> EvaluatorProcess:
+    """A process with the file of what a function compiles here, once: it loads no PyTorch."""
+    with _SAVING:
+        _, file = _saved(compiling)
+    command = [sys.executable, "-m", "privacy.inference.evaluator", str(file)]
+    return EvaluatorProcess(command, folder=ROOT, **settings)
+
+
+def start_compiling(
     compiling: Callable[[], CompiledModel], *, first: str = "", **settings: Any
 ) -> EvaluatorProcess:
-    """A process that holds what a module's function compiles, after a ``first`` statement."""
+    """A process that compiles by a module's function itself, after a ``first`` statement."""
     program = (
         f"{first}\n"
         f"from {compiling.__module__} import {compiling.__name__} as compiling\n"

@@ -31,6 +31,7 @@ from tests.privacy.inference.evaluator.evaluator_program import (
     model_of_a_library_that_prints,
     no_model,
     small_model,
+    start_compiling,
     start_process,
 )
 
@@ -44,7 +45,7 @@ def compiled() -> CompiledModel:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[EvaluatorProcess]:
-    with start_process(model_of_a_library_that_prints) as running:
+    with start_compiling(model_of_a_library_that_prints) as running:
         yield running
 
 
@@ -64,7 +65,7 @@ def test_a_process_answers_one_owner_after_the_other(
 def test_an_evaluators_process_does_without_tenseal(compiled: CompiledModel) -> None:
     """From compiling to the answer: where importing it fails, everything works."""
     nothing = "import sys; sys.modules.update(tenseal=None, zstandard=None)"
-    with start_process(small_model, first=nothing) as running:
+    with start_compiling(small_model, first=nothing) as running:
         owner = DataOwner(running.plan)
         running.use_keys(owner.public_material())
         answer, _ = running.evaluate(owner.encrypt(X[0]))
@@ -92,7 +93,7 @@ def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess)
 
 def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
     with pytest.raises(EvaluatorFailedError, match="its last words"):
-        start_process(no_model)
+        start_compiling(no_model)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_a_program_is_given_with_its_arguments_in_a_list() -> None:
 
 
 def test_a_process_that_hangs_is_ended(process: EvaluatorProcess) -> None:
-    with start_process(model_of_a_library_that_prints) as stuck:
+    with start_process(small_model) as stuck:
         assert stuck.pid is not None
         stuck.timeout = 0.2
         os.kill(stuck.pid, signal.SIGSTOP)
@@ -170,7 +171,7 @@ def test_owners_beside_each_other_are_kept_apart(process: EvaluatorProcess) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no limit is kept")
 def test_a_process_that_needs_too_much_memory_ends() -> None:
     with (
-        start_process(model_of_a_library_that_prints, memory=1 << 16) as small,
+        start_process(small_model, memory=1 << 16) as small,
         pytest.raises(EvaluatorFailedError, match=r"MemoryError|bad_alloc"),
     ):
         small.use_keys(DataOwner(small.plan).public_material())

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +142,33 @@ def export(
     return path
 
 
+@pytest.fixture(scope="module")
+def file_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The files of :func:`models`, each written once."""
+
+    @cache
+    def written(name: str, dynamo: bool, open_batch: bool) -> Path:
+        model, shape = models()[name]
+        path = tmp_path_factory.mktemp("exported") / "m.onnx"
+        return export(model, torch.rand(3, *shape), path, dynamo=dynamo, open_batch=open_batch)
+
+    return lambda name, dynamo=True, open_batch=True: written(name, dynamo, open_batch)
+
+
 @pytest.mark.parametrize(
     ("name", "open_batch"),
     [*((name, True) for name in sorted(models())), ("residual", False), ("rows", False)],
 )
 @pytest.mark.parametrize("dynamo", [False, True])
-def test_what_pytorch_exports(name: str, dynamo: bool, open_batch: bool, tmp_path: Path) -> None:
+def test_what_pytorch_exports(
+    name: str, dynamo: bool, open_batch: bool, file_of: Callable[..., Path]
+) -> None:
     """The newer exporter writes weights into a second file."""
     model, shape = models()[name]
+    model.eval()
     inputs = torch.rand(3, *shape)
-    path = export(model, inputs, tmp_path / "m.onnx", dynamo=dynamo, open_batch=open_batch)
-    assert len(list(tmp_path.iterdir())) == 1 + dynamo
+    path = file_of(name, dynamo=dynamo, open_batch=open_batch)
+    assert len(list(path.parent.iterdir())) == 1 + dynamo
     taken = from_onnx(path)
     assert taken.input_shape == shape
     with torch.no_grad():
@@ -158,10 +176,10 @@ def test_what_pytorch_exports(name: str, dynamo: bool, open_batch: bool, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "overhanging windows", "choices"])
-def test_files_compile(name: str, tmp_path: Path) -> None:
+def test_files_compile(name: str, file_of: Callable[..., Path]) -> None:
     model, shape = models()[name]
-    path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")
-    compiled = compile_model(from_onnx(path), input_shape=shape, input_range=(0.0, 1.0))
+    model.eval()
+    compiled = compile_model(from_onnx(file_of(name)), input_shape=shape, input_range=(0.0, 1.0))
     inputs = np.random.default_rng(0).uniform(0, 1, (20, *shape))
     with torch.no_grad():
         expected = model.double()(torch.from_numpy(inputs)).numpy()
@@ -171,10 +189,9 @@ def test_files_compile(name: str, tmp_path: Path) -> None:
     assert certificate.worst_error < max(certificate.predicted_worst_error, 0.1)
 
 
-def test_an_encrypted_answer_of_a_file(tmp_path: Path) -> None:
+def test_an_encrypted_answer_of_a_file(file_of: Callable[..., Path]) -> None:
     model, shape = models()["mlp"]
-    path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")
-    taken = from_onnx(path)
+    taken = from_onnx(file_of("mlp"))
     compiled = compile_model(taken, input_shape=taken.input_shape, input_range=(0.0, 1.0))
     owner = DataOwner(compiled.plan)
     evaluator = Evaluator(compiled, owner.public_material())
@@ -186,9 +203,9 @@ def test_an_encrypted_answer_of_a_file(tmp_path: Path) -> None:
         assert answer.label == int(logits.argmax()) or best - second < 0.01
 
 
-def test_activations_are_refused_by_the_compiler_by_name(tmp_path: Path) -> None:
-    model, shape = models()["convolutions"]
-    path = export(model, torch.rand(3, *shape), tmp_path / "m.onnx")
+def test_activations_are_refused_by_the_compiler_by_name(file_of: Callable[..., Path]) -> None:
+    _, shape = models()["convolutions"]
+    path = file_of("convolutions")
     with pytest.raises(UnsupportedLayerError, match="ReLU"):
         compile_model(from_onnx(path), input_shape=shape, input_range=(0.0, 1.0))
 

@@ -1,4 +1,4 @@
-"""Models of the app with random weights, as evaluators' processes compile them."""
+"""Models of the app with random weights, compiled."""
 
 import torch
 from torch import nn
