@@ -18,14 +18,18 @@ intrinsic = cast(Callable[[Callable[..., Any]], Any], _intrinsic)
 """numba's decorator for instructions of the compiler, with a type."""
 
 
-def compiled(function: _Function) -> _Function:
+def compiled(function: _Function, *, any_order: bool = False) -> _Function:
     """A kernel. What was compiled stays on disk, for the processes that come after.
 
     It lies beside the source, or in the user's cache folder where that cannot be written, and is
-    compiled anew when any source of its folder, the processor or numba is another.
+    compiled anew when any source of its folder, the processor or numba is another. With
+    ``any_order`` the terms of its sums may be added in any order, in several sums, and fused with
+    their products.
     """
     _announced_once()
-    options = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if any_order:
+        options["fastmath"] = {"reassoc", "contract"}
     try:
         kernel = numba.njit(cache=True, **options)(function)
         # numba itself looks at the kernel's own file only, and a kernel holds those that it calls.

@@ -81,7 +81,8 @@ class ServerSGD:
             update = [v.copy() for v in self._velocity]
         stepped = []
         for a, u in zip(arrays, update, strict=True):
-            u *= self.learning_rate
+            if self.learning_rate != 1:
+                u *= self.learning_rate
             u += a
             stepped.append(u.astype(a.dtype, copy=False))
         return stepped

@@ -1,11 +1,15 @@
 """An update in blocks that fit a cache: the work on every block, and bounds of its norm."""
 
+import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
+from functools import cache
+from threading import Lock, local
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,20 @@ Vector = npt.NDArray[Any]
 
 _BLOCK = 1 << 17  # elements; long calls, and half of a core's second cache
 _BLOCKS_WORTH_THREADS = 5  # below that many, handing work to a thread costs more than it saves
-_ROW = 256  # elements added up in single precision before double precision takes over
+ROW = 256  # elements added up in single precision before double precision takes over
+_KERNELS = "privacy.mechanisms._sum_kernels"
+# Elements of updates from which they are a server's, of many rounds, and make up for loading numba.
+_WORTH_KERNELS = 1 << 25
+
+
+@cache
+def load_kernels() -> ModuleType | None:
+    """Compiled code for single precision, where numba is installed."""
+    try:
+        from privacy.mechanisms import _sum_kernels
+    except ImportError:
+        return None
+    return _sum_kernels
 
 
 @dataclass(frozen=True)
@@ -30,14 +47,11 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A stretch of the vector, at ``span``, of arrays that are clipped together.
+    """A stretch of the vector, at ``span``, of arrays that are clipped together."""
 
-    ``squares`` holds the squared lengths of the update's rows here, once they were taken.
-    """
-
+    number: int
     span: slice
     group: int
-    squares: Vector
     pieces: list[Piece]
 
     @property
@@ -46,40 +60,40 @@ class Block:
         return int(self.span.stop - self.span.start)
 
 
-def squares_of_rows(values: Vector, out: Vector) -> None:
-    """The squared length of each row of values.
+def square_of(values: Vector) -> float:
+    """The squared length of a vector, as :func:`at_least` takes it.
 
-    Rows, because single precision holds no longer sums, and BLAS wakes threads of its own for long
-    vectors.
+    Summed in rows, because single precision holds no longer sums, and BLAS wakes threads of its
+    own for long vectors.
     """
-    whole = values.size // _ROW
+    whole = values.size // ROW
+    rows = np.empty(-(-values.size // ROW), values.dtype)
     if whole:
-        rows = values[: whole * _ROW].reshape(-1, _ROW)
-        np.vecdot(rows, rows, out=out[:whole])
-    if whole < out.size:
-        rest = values[None, whole * _ROW :]
-        np.vecdot(rest, rest, out=out[whole:])
+        matrix = values[: whole * ROW].reshape(-1, ROW)
+        np.vecdot(matrix, matrix, out=rows[:whole])
+    if whole < rows.size:
+        rest = values[None, whole * ROW :]
+        np.vecdot(rest, rest, out=rows[whole:])
+    return float(rows.sum(dtype=np.float64))
 
 
-def squares_at_most(rows: Vector, elements: int) -> float:
-    """The sum of squares of a vector, never below the exact one, from those of its rows.
+def at_least(square: float, elements: int) -> float:
+    """A computed squared length of so many elements, raised so that it is not below the exact one.
 
     Rows of at most 256 were added up in the vector's own precision, in whatever order, fused or
     not: at worst they are off by 2^-16 (1 + 2^-15) of themselves (Higham 2002, section 3.1),
     and by 2^-126 a product that underflows. ``docs/explanation/proofs/bounded-sums.md``, "The norm
     of a rounded update".
     """
-    with np.errstate(over="ignore"):
-        total = float(rows.sum(dtype=np.float64))
-    return total * (1 + 2.0**-15) + elements * 2.0**-126
+    return square * (1 + 2.0**-15) + elements * 2.0**-126
 
 
 class Blocks:
     """One update after another as a vector of differences from the model, in blocks.
 
-    The vector itself is never kept: every step takes the differences anew, block by block, into
-    memory that stays in a cache. A step is a few long numpy calls a block, which let other threads
-    run.
+    The vector itself is never kept: every step takes the differences anew, block by block, in
+    kernels' registers or into memory that stays in a cache. A step is a few long calls a block,
+    which let other threads run.
 
     Parameters
     ----------
@@ -94,8 +108,10 @@ class Blocks:
         How many elements the vector has.
     dtype : dtype
         Its precision: single, or double if any array of the model is.
-    is_single : bool
-        Whether kernels can read model and update: native single precision, aligned.
+    loaded : module or None
+        Compiled code for single precision, once it was worth its loading.
+    kernels : module or None
+        The same, where it can read model and update: in native single precision, aligned.
     """
 
     def __init__(self, reference: Sequence[Vector], group_of: Sequence[int]) -> None:
@@ -105,27 +121,29 @@ class Blocks:
         self._begins = [0] * len(reference)
         self._blocks: list[Block] = []
         self._flats: list[Vector] = []
-        self.is_single = False
-        self._groups: list[tuple[int, Vector]] = []  # of each: elements, squares of the rows
+        self._groups: list[tuple[slice, int]] = []  # of each: blocks, elements
         for group in range(max(group_of, default=-1) + 1):
             self._lay_out(group, [i for i, g in enumerate(group_of) if g == group])
-        self.size = sum(elements for elements, _ in self._groups)
+        self.size = sum(elements for _, elements in self._groups)
+        self._squares = [0.0] * len(self._blocks)
+        self._is_single = all(map(_is_single, self._reference))
+        self.kernels: ModuleType | None = None
+        self.loaded = sys.modules.get(_KERNELS)
+        self._worked = 0  # elements of updates
         self._threads = _threads() if len(self._blocks) >= _BLOCKS_WORTH_THREADS else 1
-        largest = max((block.size for block in self._blocks), default=0)
-        self._rooms = [np.empty(largest, self.dtype) for _ in range(self._threads)]
+        self._largest = max((block.size for block in self._blocks), default=0)
+        self._rooms = local()
         self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
 
     def _lay_out(self, group: int, indices: Sequence[int]) -> None:
         """Put the arrays of a group behind the groups before it, and cut blocks."""
-        first = begin = end = sum(elements for elements, _ in self._groups)
-        size = sum(self._reference[index].size for index in indices)
-        squares: Vector = np.empty(-(-size // _ROW), self.dtype)
+        first, before = sum(elements for _, elements in self._groups), len(self._blocks)
+        begin = end = first
         pieces: list[Piece] = []
 
         def close() -> None:
             nonlocal begin, pieces
-            rows = squares[(begin - first) // _ROW : -((first - end) // _ROW)]
-            self._blocks.append(Block(slice(begin, end), group, rows, pieces))
+            self._blocks.append(Block(len(self._blocks), slice(begin, end), group, pieces))
             begin, pieces = end, []
 
         for index in indices:
@@ -140,7 +158,7 @@ class Blocks:
                     close()
         if pieces:
             close()
-        self._groups.append((size, squares))
+        self._groups.append((slice(before, len(self._blocks)), end - first))
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -148,15 +166,19 @@ class Blocks:
     @contextmanager
     def update(self, arrays: Sequence[Vector]) -> Iterator[None]:
         """Have arrays, shaped as the model, for the update; they must not change meanwhile."""
+        self._worked += self.size
+        if self.loaded is None and self._worked >= _WORTH_KERNELS:
+            self.loaded = load_kernels()
         self._flats = [_read_only(array) for array in arrays]
-        self.is_single = all(map(_is_single, [*self._flats, *self._reference]))
+        single = self._is_single and all(map(_is_single, self._flats))
+        self.kernels = self.loaded if single else None
         try:
             yield
         finally:
             self._flats = []
 
-    def step(self, work: Callable[[Block, Vector], None]) -> None:
-        """Do the work of every block, given room for as many numbers as it has.
+    def step(self, work: Callable[[Block], object]) -> None:
+        """Do the work of every block.
 
         Threads take block after block, so that a waiting one delays no other. Every other step
         goes backwards, and so begins with what the last one left in the caches.
@@ -164,44 +186,69 @@ class Blocks:
         todo, lock = iter(self._blocks), Lock()
         self._blocks = self._blocks[::-1]
 
-        def take(room: Vector) -> None:
+        def take() -> None:
             with np.errstate(all="ignore"):  # infinities and NaN show in the squares
                 while True:
                     with lock:
                         block = next(todo, None)
                     if block is None:
                         return
-                    work(block, room[: block.size])
+                    work(block)
 
-        own, *others = self._rooms
-        waiting = [] if self._pool is None else [self._pool.submit(take, room) for room in others]
-        take(own)
+        pool, others = self._pool, range(self._threads - 1)
+        waiting = [] if pool is None else [pool.submit(take) for _ in others]
+        take()
         for other in waiting:
             other.result()
 
-    def subtract(self, block: Block, room: Vector) -> None:
-        """The differences from the model in a block."""
+    def room(self, block: Block) -> Vector:
+        """Memory of the thread for as many numbers as a block has, always the same."""
+        room: Vector | None = getattr(self._rooms, "memory", None)
+        if room is None:
+            room = self._rooms.memory = np.empty(self._largest, self.dtype)
+        return room[: block.size]
+
+    def subtract(self, block: Block) -> Vector:
+        """The differences from the model in a block, in this thread's room."""
+        room = self.room(block)
         for update, reference, place in self.pieces(block):
             np.subtract(update, reference, out=room[place], dtype=self.dtype, casting="same_kind")
+        return room
 
     def pieces(self, block: Block) -> Iterator[tuple[Vector, Vector, slice]]:
         """A block's parts of the update and of the model, and their places in it."""
         for piece in block.pieces:
             yield self._flats[piece.index][piece.source], piece.reference, piece.place
 
+    def square(self, block: Block) -> float:
+        """The squared length of the update in a block, kept for :meth:`measured`.
+
+        Without kernels the differences are in this thread's room then.
+        """
+        if self.kernels is None:
+            square = square_of(self.subtract(block))
+        else:
+            square = 0.0
+            for update, reference, _ in self.pieces(block):
+                square += self.kernels.square(update, reference)
+        self._squares[block.number] = square
+        return square
+
     def measure(self) -> list[float]:
-        """For each group, the sum of the update's squares; never below the exact one."""
+        """For each group, the sum of the update's squares; never below the exact one.
 
-        def square(block: Block, room: Vector) -> None:
-            self.subtract(block, room)
-            squares_of_rows(room, block.squares)
-
-        self.step(square)
+        Infinite or NaN where an element is, or where the sum is too large for the precision.
+        """
+        self.step(self.square)
         return self.measured()
 
     def measured(self) -> list[float]:
         """The same, when the squares of all blocks were taken."""
-        return [squares_at_most(rows, elements) for elements, rows in self._groups]
+        squares = [
+            at_least(sum(self._squares[blocks]), elements) for blocks, elements in self._groups
+        ]
+        most = float(np.finfo(self.dtype).max)
+        return [math.inf if square > most else square for square in squares]
 
     def arrays(self, vector: Vector) -> list[Vector]:
         """A vector cut into arrays of the model's shapes, without a copy."""
@@ -212,7 +259,7 @@ class Blocks:
         """Let the threads and their memory go."""
         if self._pool is not None:
             self._pool.shutdown()
-        self._rooms = []
+        self._rooms = local()
 
 
 def _read_only(array: Vector) -> Vector:

@@ -4,24 +4,16 @@ An update is read at most twice, to measure it and to add it; on the lattice onc
 is clipped.
 """
 
-import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import isfinite, sqrt
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from privacy.arguments import number
-from privacy.mechanisms._blockwise_updates import (
-    Block,
-    Blocks,
-    squares_at_most,
-    squares_of_rows,
-)
+from privacy.mechanisms._blockwise_updates import Block, Blocks, at_least, square_of
 from privacy.mechanisms.clipping_geometry import ClippingGeometry
 from privacy.mechanisms.errors import UpdateError
 from privacy.mechanisms.gaussian import add_gaussian, add_rounded_gaussian
@@ -29,11 +21,9 @@ from privacy.mechanisms.randomness import Randomness
 
 Vector = npt.NDArray[Any]
 
-_AT_ONCE = 1 << 14  # elements made noisy together; their wide integers take little room
+_AT_ONCE = 1 << 14  # elements; few, so that they stay in a cache
+_FEWEST, _MOST = 1 << 13, 1 << 16  # elements made noisy together
 _LARGEST_MULTIPLIER = 2.0**20  # the noise sampler's limit at the largest radius
-_KERNELS = "privacy.mechanisms._sum_kernels"
-# Elements in a sum from which it is a server's, of many rounds, and makes up for loading numba.
-_WORTH_KERNELS = 1 << 25
 _SMALLEST_FACTOR = 2.0**-100  # that multiplies in single precision
 
 
@@ -55,16 +45,6 @@ class _IndependentNoise:
         add_rounded_gaussian(integers, sigma=self.sigma, randomness=self.randomness)
 
 
-@cache
-def _kernels() -> ModuleType | None:
-    """Compiled code for the same sums, to the same bits, where numba is installed."""
-    try:
-        from privacy.mechanisms import _sum_kernels
-    except ImportError:
-        return None
-    return _sum_kernels
-
-
 class _BlockwiseSum:
     """Of both sums: the arguments, the update and its norm, the one release."""
 
@@ -84,8 +64,6 @@ class _BlockwiseSum:
         self._noise_multiplier = number("noise_multiplier", noise_multiplier, least=0)
         self._randomness = randomness
         self._released = False
-        self._kernels: ModuleType | None = sys.modules.get(_KERNELS)
-        self._worked = 0  # elements of updates
 
     def _check(self, arrays: Sequence[Vector], weight: float) -> None:
         """Refuse what is no update of this model, and any after the release."""
@@ -96,9 +74,6 @@ class _BlockwiseSum:
             raise UpdateError("arrays of other shapes")
         if any(array.dtype.kind != "f" for array in arrays):
             raise UpdateError("arrays that are not floating-point")
-        self._worked += self._blocks.size
-        if self._kernels is None and self._worked >= _WORTH_KERNELS:
-            self._kernels = _kernels()
 
     def _factors(self, squares: Sequence[float], weight: float) -> tuple[list[float], bool]:
         """The factor of each group that clips and weights it, and whether any was clipped."""
@@ -172,16 +147,14 @@ class LatticeSum(_BlockwiseSum):
         added: list[Block] = []
         clipped = False
 
-        def add(block: Block, room: Vector) -> None:
+        def add(block: Block) -> None:
             nonlocal clipped
-            self._blocks.subtract(block, room)
-            squares_of_rows(room, block.squares)
-            moved = so_far[block.group] + float(block.squares.sum(dtype=np.float64))
+            moved = so_far[block.group] + self._blocks.square(block)
             so_far[block.group] = moved
             if clipped or not moved <= limits[block.group]:
                 clipped = True  # what is left is measured alone
                 return
-            squares.append(self._shift(block, room, scale, 1, subtracted=True))
+            squares.append(self._shift(block, scale, 1, subtracted=True))
             added.append(block)
 
         self._blocks.step(add)
@@ -206,14 +179,14 @@ class LatticeSum(_BlockwiseSum):
         bounds: list[float] = []
         squares: list[float] = []
 
-        def add(block: Block, room: Vector) -> None:
-            bounds.append(self._shift(block, room, scales[block.group], 1))
+        def add(block: Block) -> None:
+            bounds.append(self._shift(block, scales[block.group], 1))
 
-        def square(block: Block, room: Vector) -> None:
+        def square(block: Block) -> None:
             """Exact up to 2^53, and above 2^52 beyond that."""
-            self._blocks.subtract(block, room)
-            np.multiply(room, scales[block.group], out=room)
-            integers = room.astype(np.int32)
+            differences = self._blocks.subtract(block)
+            np.multiply(differences, scales[block.group], out=differences)
+            integers = differences.astype(np.int32)
             squares.append(float(np.square(integers, dtype=np.float64).sum()))
 
         self._blocks.step(add)
@@ -227,33 +200,30 @@ class LatticeSum(_BlockwiseSum):
     def _take_back(self, scales: Sequence[float], added: Collection[Block] | None = None) -> None:
         """Sums of integers wrap around, so that nothing of the update stays."""
 
-        def subtract(block: Block, room: Vector) -> None:
+        def subtract(block: Block) -> None:
             if added is None or block in added:
-                self._shift(block, room, scales[block.group], -1)
+                self._shift(block, scales[block.group], -1)
 
         self._blocks.step(subtract)
 
-    def _shift(
-        self, block: Block, room: Vector, scale: float, sign: int, *, subtracted: bool = False
-    ) -> float:
+    def _shift(self, block: Block, scale: float, sign: int, *, subtracted: bool = False) -> float:
         """Add ``sign`` times a block's cells, rounded toward zero; at least their squares' sum.
 
-        With ``subtracted`` the room holds the differences already.
+        With ``subtracted`` this thread's room holds the differences already, if there are no
+        kernels.
         """
-        total = self._sum[block.span]
-        if self._kernels is not None and self._blocks.is_single:
-            squares, single, one = 0, np.float32(scale), np.int32(sign)
+        total, kernels = self._sum[block.span], self._blocks.kernels
+        if kernels is not None:
+            square, single = 0.0, np.float32(sign * scale)
             for update, reference, place in self._blocks.pieces(block):
-                squares += self._kernels.shift_cells(update, reference, single, one, total[place])
-            return float(squares)
-        if not subtracted:
-            self._blocks.subtract(block, room)
-        np.multiply(room, scale, out=room)
-        rows = np.empty_like(block.squares)
-        squares_of_rows(room, rows)
-        by = np.add if sign > 0 else np.subtract
-        by(total, room, out=total, dtype=np.int32, casting="unsafe")
-        return squares_at_most(rows, block.size)
+                square += kernels.add_cells(update, reference, single, total[place])
+        else:
+            scaled = self._blocks.room(block) if subtracted else self._blocks.subtract(block)
+            np.multiply(scaled, scale, out=scaled)
+            square = square_of(scaled)
+            by = np.add if sign > 0 else np.subtract
+            by(total, scaled, out=total, dtype=np.int32, casting="unsafe")
+        return at_least(square, block.size)
 
     def _spill(self) -> None:
         """Move the 32-bit sums into 64-bit ones before they could overflow."""
@@ -294,13 +264,16 @@ class LatticeSum(_BlockwiseSum):
         vector: Vector = (
             total.view(np.float32) if single else np.empty(total.size, self._blocks.dtype)
         )
-        for begin in range(0, total.size, _AT_ONCE):
-            part = slice(begin, begin + _AT_ONCE)
+        kernels = self._blocks.loaded if single else None
+        for part in _parts(total.size):
             integers = total[part].astype(np.int64)
             if self._spilled is not None:
                 integers += self._spilled[part]
             self._noise.add_to(integers, part)
-            np.multiply(integers, self._cell, out=vector[part], casting="unsafe")
+            if kernels is not None:
+                kernels.in_units(integers, self._cell, vector[part])
+            else:
+                np.multiply(integers, self._cell, out=vector[part], casting="unsafe")
         del self._spilled
         return self._blocks.arrays(vector)
 
@@ -318,19 +291,20 @@ class ContinuousSum(_BlockwiseSum):
         with self._blocks.update(arrays):
             factors, clipped = self._factors(self._blocks.measure(), weight)
 
-            def add(block: Block, room: Vector) -> None:
+            def add(block: Block) -> None:
                 factor, total = factors[block.group], self._sum[block.span]
+                kernels = self._blocks.kernels
                 # A tiny factor is subnormal in single precision, and may be rounded upward by much.
                 tiny = factor < _SMALLEST_FACTOR
-                if self._kernels is not None and self._blocks.is_single and not tiny:
+                if kernels is not None and not tiny:
                     single = np.float32(factor)
                     for update, reference, place in self._blocks.pieces(block):
-                        self._kernels.add_scaled(update, reference, single, total[place])
+                        kernels.add_scaled(update, reference, single, total[place])
                     return
-                self._blocks.subtract(block, room)
-                dtype = np.dtype(np.float64) if tiny else room.dtype
-                np.multiply(room, factor, out=room, dtype=dtype, casting="same_kind")
-                np.add(total, room, out=total)
+                scaled = self._blocks.subtract(block)
+                dtype = np.dtype(np.float64) if tiny else scaled.dtype
+                np.multiply(scaled, factor, out=scaled, dtype=dtype, casting="same_kind")
+                np.add(total, scaled, out=total)
 
             self._blocks.step(add)
         return clipped
@@ -341,10 +315,20 @@ class ContinuousSum(_BlockwiseSum):
         total: Vector = self._sum
         del self._sum
         sigma = self._noise_multiplier * self._geometry.total_norm
-        add_gaussian(total, sigma=sigma, randomness=self._randomness)
+        for part in _parts(total.size):
+            add_gaussian(total[part], sigma=sigma, randomness=self._randomness)
         if self._blocks.dtype == np.float32:
             total = _in_single_precision(total)
         return self._blocks.arrays(total)
+
+
+def _parts(size: int) -> Iterator[slice]:
+    """What is made noisy together: much, but so that its noise takes less memory than the vector.
+
+    Noise takes up to 40 bytes an element.
+    """
+    step = min(max(size // 8, _FEWEST), _MOST)
+    return (slice(begin, begin + step) for begin in range(0, size, step))
 
 
 def _in_single_precision(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

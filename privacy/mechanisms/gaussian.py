@@ -50,10 +50,11 @@ def add_gaussian(
     if sigma == 0:
         return
 
-    sampler, memory = Sampler(randomness, size=len(flat)), np.empty(min(len(flat), CHUNK))
+    sampler = Sampler(randomness, size=len(flat))
     for start in range(0, len(flat), CHUNK):
         part = flat[start : start + CHUNK]
-        part += _scaled(sampler.draw(len(part)), sigma, memory)
+        draws = sampler.draw(len(part))
+        part += _scaled(draws, sigma, draws.words.view(np.float64))
 
 
 def add_rounded_gaussian(out: NDArray[np.int64], *, sigma: float, randomness: Randomness) -> None:
@@ -149,17 +150,15 @@ class _Rounding:
         size = min(size, CHUNK)
         self._sampler, self._sigma = Sampler(randomness, size=size), sigma
         self._reals, self._rounded = np.empty(size), np.empty(size)
-        self._integers = np.empty(size, dtype=np.int64)
 
     def add_to(self, part: NDArray[np.int64], fractions: NDArray[np.float64] | None = None) -> None:
         """Add ⌊N(0, σ²) + fraction⌉ to integers, at most a chunk; without fractions they are 0."""
         draws, sigma = self._sampler.draw(len(part)), self._sigma
-        y = _scaled(draws, sigma, self._reals)
+        y = _scaled(draws, sigma, self._reals[: len(part)])
         if fractions is not None:
             y += fractions
-        whole, values = self._rounded[: len(y)], self._integers[: len(y)]
+        whole = self._rounded[: len(y)]
         np.rint(y, out=whole)
-        np.copyto(values, whole, casting="unsafe")
         y -= whole
         # Undecided: those as near to a half-integer as the rounding of y, or of the place.
         undecided = set(draws.settled)
@@ -169,6 +168,8 @@ class _Rounding:
             near = np.flatnonzero(y > 0.5 - margin)
             margins = 2.0**-50 * (np.abs(whole[near]) + 2) + 2.0**-57 * sigma
             undecided.update(near[y[near] > 0.5 - margins].tolist())
+        values = whole.view(np.int64)
+        np.copyto(values, whole, casting="unsafe")
         width = Fraction(sigma) / CELLS
         for i in undecided:
             offset = 0 if fractions is None else float(fractions[i])
@@ -176,9 +177,8 @@ class _Rounding:
         part += values
 
 
-def _scaled(draws: Draws, sigma: float, memory: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The draws of N(0, σ²) as doubles, in front of ``memory``."""
-    y = memory[: len(draws.words)]
+def _scaled(draws: Draws, sigma: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The draws of N(0, σ²) as doubles, in ``y``: it may be the memory of the draws' words."""
     # j + T is half of (2j + 1) + (2T − 1), both of which are here in units of 2⁻⁶³.
     np.copyto(y, draws.words.view(np.int64), casting="unsafe")
     y += draws.cells

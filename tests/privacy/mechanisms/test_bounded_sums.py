@@ -2,6 +2,7 @@
 
 import math
 import sys
+import tracemalloc
 from fractions import Fraction
 from typing import Any
 
@@ -18,7 +19,6 @@ from privacy.mechanisms import (
     SystemRandomness,
 )
 from privacy.mechanisms import _blockwise_updates as _blocks
-from privacy.mechanisms import blockwise_sums as _sums
 from privacy.mechanisms.errors import UpdateError
 
 RADIUS = 1 << 20
@@ -40,8 +40,8 @@ def open_sum(
 ) -> Any:
     """A sum in numpy, or one by kernels."""
     total = mechanism.open(reference, geometry, noise_multiplier=z, randomness=SystemRandomness())
-    total._kernels = _sums._kernels() if compiled else None
-    assert compiled == (total._kernels is not None)
+    total._blocks.loaded = _blocks.load_kernels() if compiled else None
+    assert compiled == (total._blocks.loaded is not None)
     return total
 
 
@@ -136,15 +136,32 @@ def test_a_factor_too_small_for_single_precision_keeps_to_the_norm(mechanism: An
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(DTYPES).flatmap(nasty))
-def test_the_computed_norm_is_never_below_the_exact_one(block: Any) -> None:
-    blocks = _blocks.Blocks([np.zeros_like(block)], (0,))
+@given(st.sampled_from(DTYPES).flatmap(nasty), st.sampled_from([0, 1, -3]), st.booleans())
+def test_the_computed_norm_is_never_below_the_exact_one(
+    block: Any, model: int, compiled: bool
+) -> None:
+    reference = np.full_like(block, model)
+    blocks = _blocks.Blocks([reference], (0,))
+    blocks.loaded = _blocks.load_kernels() if compiled else None
     with blocks.update([block]):
+        assert (blocks.kernels is not None) == (compiled and block.dtype == np.float32)
         (computed,) = blocks.measure()
     if math.isfinite(computed):
-        assert Fraction(computed) >= exact_square([block])
+        exact = exact_square([np.subtract(block, reference, dtype=blocks.dtype)])
+        assert Fraction(computed) >= exact
+        assert Fraction(computed) <= exact * (1 + Fraction(1, 2**14)) + Fraction(1, 2**110)
     else:
         assert not np.isfinite(block).all() or np.abs(block).max() > 1e18
+
+
+def test_a_length_that_single_precision_does_not_hold_is_infinite() -> None:
+    """However it was summed: of each row the square is finite, and of all of them it is not."""
+    block = np.full(1024, 1e18, np.float32)
+    for kernels in (None, _blocks.load_kernels()):
+        blocks = _blocks.Blocks([np.zeros_like(block)], (0,))
+        blocks.loaded = kernels
+        with blocks.update([block[:]]):
+            assert blocks.measure() == [math.inf]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -277,40 +294,59 @@ def singles(draw: st.DrawFn) -> tuple[list[Any], list[Any], float]:
     return reference, reply, draw(st.floats(0.5, 2)) * (sum(sizes) or 1) ** 0.5
 
 
+def outcome_of(total: Any, reply: list[Any], weight: float) -> tuple[bytes, bool | str]:
+    """What a sum holds then, and whether the update was clipped, or why it was refused."""
+    try:
+        outcome: bool | str = total.add(reply, weight=weight)
+    except UpdateError as error:
+        outcome = str(error)
+    return total._sum.tobytes(), outcome
+
+
+@settings(max_examples=200, deadline=None)
+@given(singles(), st.floats(1e-6, 1.0), st.sampled_from([LatticeGaussian(), ContinuousGaussian()]))
+def test_kernels_add_the_same_bits(
+    update: tuple[list[Any], list[Any], float], weight: float, mechanism: Any
+) -> None:
+    """As numpy, for the same length; their own is another bound of it."""
+    reference, reply, norm = update
+    plain, compiled = (
+        open_sum(mechanism, reference, flat(norm, len(reference)), compiled=compiled)
+        for compiled in (False, True)
+    )
+    with plain._blocks.update(reply):
+        length = plain._blocks.measure()
+    compiled._blocks.measure = lambda: length
+    assert outcome_of(plain, reply, weight) == outcome_of(compiled, reply, weight)
+    for mine, other in zip(plain.release(), compiled.release(), strict=True):
+        assert mine.tobytes() == other.tobytes()
+
+
 @settings(max_examples=200, deadline=None)
 @given(singles(), st.floats(1e-6, 1.0), st.booleans())
-def test_every_way_of_adding_adds_the_same_bits(
-    update: tuple[list[Any], list[Any], float], weight: float, once: bool
+def test_measured_before_or_taken_back_where_wrong_the_same_bits_are_added(
+    update: tuple[list[Any], list[Any], float], weight: float, compiled: bool
 ) -> None:
-    """By numpy and by kernels; measured before, or added as it is and taken back where wrong."""
     reference, reply, norm = update
-    added = []
-    for mechanism in (LatticeGaussian(), ContinuousGaussian()):
-        for compiled in (False, True):
-            geometry = flat(norm, len(reference))
-            total = open_sum(mechanism, reference, geometry, compiled=compiled)
-            total._last_was_clipped = not (once and compiled)
-            outcome: Any
-            try:
-                outcome = total.add(reply, weight=weight)
-            except UpdateError as error:
-                outcome = str(error)
-            added.append((total._sum.tobytes(), outcome))
-    assert added[0] == added[1]
-    assert added[2] == added[3]
+    before, once = (
+        open_sum(LatticeGaussian(), reference, flat(norm, len(reference)), compiled=compiled)
+        for _ in "ab"
+    )
+    once._last_was_clipped = False
+    assert outcome_of(before, reply, weight) == outcome_of(once, reply, weight)
 
 
 def test_kernels_are_loaded_for_a_servers_sums_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client bounds one update a message, and must not wait for numba."""
-    monkeypatch.delitem(sys.modules, _sums._KERNELS, raising=False)
+    monkeypatch.delitem(sys.modules, _blocks._KERNELS, raising=False)
     reference = [np.zeros(1 << 20, np.float32)]
     total = LatticeGaussian().open(
         reference, flat(1.0), noise_multiplier=0.0, randomness=SystemRandomness()
     )
-    for updates_before in range(_sums._WORTH_KERNELS >> 20):
-        assert total._kernels is None, updates_before
+    for updates_before in range(_blocks._WORTH_KERNELS >> 20):
+        assert total._blocks.loaded is None, updates_before
         total.add(reference, weight=1.0)
-    assert total._kernels is not None
+    assert total._blocks.loaded is not None
 
 
 @pytest.mark.parametrize("length", [0.2, 1.1, 30.0, math.nan])
@@ -356,6 +392,24 @@ def test_threads_change_nothing(mechanism: Any, monkeypatch: pytest.MonkeyPatch)
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mechanism", [LatticeGaussian(), ContinuousGaussian()])
+def test_a_small_models_sum_takes_less_than_three_models_of_memory(mechanism: Any) -> None:
+    """Noise too, whose draws take as much as the sum if all are made at once."""
+    reference, reply = [np.zeros(100_000, np.float32)], [np.ones(100_000, np.float32)]
+
+    def whole_round() -> None:
+        total = open_sum(mechanism, reference, flat(1.0), z=1.0, compiled=True)
+        total.add(reply, weight=1.0)
+        total.release()
+
+    whole_round()  # what is imported, compiled and cached
+    tracemalloc.start()
+    whole_round()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3 * reference[0].nbytes
 
 
 def test_more_updates_than_32_bits_hold() -> None:
