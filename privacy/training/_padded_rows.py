@@ -10,7 +10,7 @@ on values.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from enum import Enum, auto
 from hashlib import blake2b
@@ -41,6 +41,9 @@ Vectors = NDArray[np.float64]
 _LARGEST_BLOCK = 1 << 23  # numbers in the gradients of a block: 64 MiB in double precision
 _BLOCKS_AT_ONCE = 16  # among so many blocks' rows each place gets about as many
 _MOST_KNOWN = 64
+# Some kernels round otherwise in one number of thousands, so that a trial compares many.
+_COMPARED_NUMBERS = 1 << 20
+_COMPARED_ROWS = 256  # at most
 
 
 class _Place(Enum):
@@ -175,13 +178,14 @@ class PaddedRows:
     def _padding_of(self, record_format: RecordFormat) -> list[Tensor]:
         """One made-up record of this format that the model and the loss accept."""
         if record_format not in self._padding:
-            self._padding[record_format] = [each[:1] for each in self._trial(record_format)]
+            batch = self._trial(record_format, BATCH)
+            self._padding[record_format] = [each[:1] for each in batch]
         return self._padding[record_format]
 
-    def _trial(self, record_format: RecordFormat) -> list[Tensor]:
+    def _trial(self, record_format: RecordFormat, count: int) -> list[Tensor]:
         first: Exception | None = None
         for distribution in DISTRIBUTIONS:
-            batch = trial_records(record_format, distribution)
+            batch = trial_records(record_format, distribution, count)
             try:
                 self._gradients(batch)
             except Exception as error:
@@ -237,8 +241,10 @@ class PaddedRows:
         return tried
 
     def _trial_of_places(self, record_format: RecordFormat) -> _Place | None:
+        count = min(_COMPARED_ROWS, _COMPARED_NUMBERS // max(1, self.dimension))
+        count = max(BATCH, self.size + 1, count)
         try:
-            records = self._trial(record_format)
+            records = self._trial(record_format, count)
         except Exception:
             return None
 
@@ -246,17 +252,19 @@ class PaddedRows:
             return self._gradients([each[which.to(each.device)] for each in records])
 
         places = torch.arange(self.size, device="cpu")
-        # Every place shares a record with every other, by way of some.
-        one, other = places % BATCH, (places + 1) % BATCH
-        of_one, of_other = computed(one), computed(other)
-        if computed(one).tobytes() != of_one.tobytes():
+        if computed(places).tobytes() != computed(places).tobytes():
             raise GradientError(
                 "the same records have other gradients the second time: a kernel adds up in "
                 "no fixed order, so that one person's influence cannot be bounded; call "
                 "torch.use_deterministic_algorithms(True), or train on the CPU"
             )
-        if _alike([one, other], [of_one, of_other]):
+        # Every place shares a record with every other, by way of some.
+        starts = range(0, count, self.size)
+        blocks = [(start + shift + places) % count for start in starts for shift in (0, 1)]
+        if _alike(blocks, map(computed, blocks)):
             return _Place.ANY
+        one, other = blocks[:2]
+        of_one, of_other = computed(one), computed(other)
         # Of any two places one keeps its record of the first block and the other does not.
         for bit in range((self.size - 1).bit_length()):
             turned = (places >> bit) % 2
@@ -267,7 +275,7 @@ class PaddedRows:
         return _Place.OWN
 
 
-def _alike(assigned: Sequence[Tensor], computed: Sequence[Vectors]) -> bool:
+def _alike(assigned: Iterable[Tensor], computed: Iterable[Vectors]) -> bool:
     """Whether each record has one gradient at all its places, to the last bit."""
     bits_of: dict[int, bytes] = {}
     for which, vectors in zip(assigned, computed, strict=True):

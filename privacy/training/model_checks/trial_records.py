@@ -57,12 +57,14 @@ DISTRIBUTIONS = (
 )
 
 
-def trial_records(record_format: RecordFormat, distribution: Distribution) -> list[Tensor]:
-    """``BATCH`` records of this format, always the same: each tensor of shape (BATCH, ...)."""
+def trial_records(
+    record_format: RecordFormat, distribution: Distribution, count: int = BATCH
+) -> list[Tensor]:
+    """Records of this format, always the same: each tensor of shape (count, ...)."""
     generator = torch.Generator("cpu").manual_seed(0)
     records = []
     for shape, dtype, device in record_format:
-        size = (BATCH, *shape)
+        size = (count, *shape)
         if dtype.is_floating_point or dtype.is_complex:
             drawn = _numbers(distribution.numbers, size, generator)
         elif dtype == torch.bool or distribution.integers is None:

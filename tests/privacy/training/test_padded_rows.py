@@ -31,6 +31,19 @@ class Uneven(nn.Module):
         return outputs * (1 + 2.0**-22 * (torch.arange(len(x)) % 2))[:, None]
 
 
+class Seldom(nn.Module):
+    """Rounds every second row of a batch otherwise, where a row has one of rare values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(17, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(x)
+        rare = (x[:, 0] > 1.6) & (torch.arange(len(x)) % 2 == 1)  # a row in eighteen
+        return outputs * (1 + 2.0**-22 * rare)[:, None]
+
+
 class Crowded(nn.Module):
     """Rounds otherwise beside other values."""
 
@@ -50,6 +63,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         nn.Unflatten(1, (1, 17)), nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(120, 3)
     ),
     "uneven": Uneven,
+    "seldom": Seldom,
     "crowded": Crowded,
 }
 
