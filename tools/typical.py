@@ -72,20 +72,21 @@ def _drawn(figure: _Points, generator: np.random.Generator) -> NDArray[np.uint8]
     rows, columns = np.mgrid[: features.SIDE, : features.SIDE]
     distance = np.hypot(rows[..., None] - y, columns[..., None] - x).min(axis=-1)
     ink = np.clip(generator.uniform(0.8, 2) + 0.5 - distance, 0, 1)
-    return np.rint(255 * ink).astype(np.uint8)
+    return np.asarray(np.rint(255 * ink), np.uint8)
 
 
 def typical_features(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the mean features of digits, in hundredths, (392,)."""
     mean = features.gradient_features(digits).mean(axis=0, dtype=np.float64)
-    return np.rint(100 * mean).astype(np.int64)
+    return np.asarray(np.rint(100 * mean), np.int64)
 
 
 def typical_hidden(digits: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the means over digits of ``cnn``'s 64 hidden numbers, no bias added, in tenths."""
     model = build_model("cnn")
     hidden = model[:4](torch.from_numpy(encode(digits, "pixels"))) - model[3].bias
-    return np.rint(10 * hidden.detach().double().mean(dim=0).numpy()).astype(np.int64)
+    mean = hidden.detach().double().mean(dim=0).numpy()
+    return np.asarray(np.rint(10 * mean), np.int64)
 
 
 def written() -> dict[Path, str]:
