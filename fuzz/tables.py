@@ -3,6 +3,7 @@
 import tempfile
 import tomllib
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from flwr.app import Context, RecordDict
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from flower_app.data.clients import _faults, _from_npz
 from flower_app.data.idx import from_idx, to_idx
 from flower_app.errors import DataError, DeclinedError, SettingError
 from flower_app.pictures.files import read_images
@@ -182,6 +184,27 @@ def pictures() -> Target:
                 assert isinstance(made, DataError) or made.shape == (28, 28)
 
     return Target(read, (DataError,), tuple(contents))
+
+
+def client_images() -> Target:
+    """A node's ``.npz`` file of images and labels."""
+    path = _folder() / "data.npz"
+    images, labels = np.zeros((2, 28, 28), np.uint8), np.array([3, 7])
+    contents = []
+    for given in ({"images": images, "labels": labels}, {"images": images[0], "labels": labels}):
+        np.savez_compressed(path, **given)
+        contents.append(path.read_bytes())
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("images", "labels"):
+            archive.writestr(name, b"no array")
+    contents.append(path.read_bytes())
+
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        found, classes, where = _from_npz(path)
+        assert _faults(found, classes, where) or len(found) == len(classes)
+
+    return Target(read, (DataError,), (*contents, *(edited(contents[0], e) for e in EDITS[1:])))
 
 
 def idx() -> Target:

@@ -87,12 +87,15 @@ GROUPS: Mapping[str, Group] = {
         ),
     ),
     "tables": Group(
-        ("task", "table", "run_config", "node_config", "key_list", "pictures", "idx", "onnx"),
+        (
+            *("task", "table", "run_config", "node_config", "key_list"),
+            *("pictures", "client_images", "idx", "onnx"),
+        ),
         (
             *("flower_app.tasks", "flower_app.training.node_policy", "flower_app.setting_names"),
             *("flower_app.training.secure_aggregation", "flower_app.training.silo_node"),
             *("flower_app.settings", "flower_app.pictures"),
-            *("flower_app.data.idx", "privacy.inference.importers"),
+            *("flower_app.data.idx", "flower_app.data.clients", "privacy.inference.importers"),
         ),
     ),
     "service": Group(

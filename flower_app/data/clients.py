@@ -1,7 +1,6 @@
 """The data of one client: its share in a simulation, or a deployed SuperNode's own folder."""
 
 import logging
-import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -109,10 +108,13 @@ def _from_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], str]:
             missing = {"images", "labels"} - set(archive.files)
             if missing:
                 raise DataError(f"{path} has no {' and no '.join(sorted(missing))}; add it")
-            return archive["images"], archive["labels"], str(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
+            images, labels = archive["images"], archive["labels"]
+            if not (isinstance(images, np.ndarray) and isinstance(labels, np.ndarray)):
+                raise DataError(f"{path} holds something else than arrays; write it with np.savez")
+            return images, labels, str(path)
+    except DataError:
+        raise
+    except Exception as error:  # archives and headers fail in many ways
         raise DataError(f"{path} cannot be read ({error}); replace it") from error
 
 
