@@ -40,6 +40,8 @@ def _silu(x: Vector) -> Vector:
     return x * _sigmoid(x)
 
 
+_ROUNDING = 2.0**-49  # of a function and of a line, in doubles, beside what they come to
+
 CURVES: dict[str, Callable[[Vector], Vector]] = {
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
@@ -111,8 +113,11 @@ def line(name: str, low: float, high: float, bits: int) -> Line:
     points = np.unique(np.concatenate([np.linspace(low, high, _POINTS), knots / unit]))
     points = points[(points >= low) & (points <= high)]
     between = float(np.diff(points).max(initial=0.0)) ** 2 / 8 * _CURVATURE
-    off = np.abs(bare.at(points * unit) / (unit * slopes_unit) - function(points))
-    error = float(off.max()) + between
+    values = function(points)
+    off = np.abs(bare.at(points * unit) / (unit * slopes_unit) - values)
+    # Processors round these functions otherwise, and the line's terms are rounded too.
+    largest = float(np.abs(values).max()) + bare.steepest * max(abs(low), abs(high))
+    error = float(off.max()) + between + _ROUNDING * largest
     return Line(bare.offset, bare.slope, bare.knots, bare.turns, error, bare.steepest)
 
 
