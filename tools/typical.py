@@ -100,7 +100,7 @@ def written() -> dict[Path, str]:
         f'# fmt: off\nFEATURES = (\n{of_features})\n"""Of the features, in hundredths."""\n\n'
         f"HIDDEN = (\n{_lines(typical_hidden(digits))})\n"
         '"""Of the hidden numbers with which ``cnn`` starts, no bias added, in tenths."""\n',
-        JAVASCRIPT: f"/** {what} */\n"
+        JAVASCRIPT: f"/** {what} */\n// Written by `python -m tools.typical`.\n"
         f"export const TYPICAL = [\n{of_features.replace('    ', '  ')}];\n",
     }
 

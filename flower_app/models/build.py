@@ -21,14 +21,18 @@ _CNN_WIDTH = 2.2
 
 @dataclass(frozen=True)
 class _Start:
-    """First weights of a CNN: factors of its filters and of its pooling, and the bias after it."""
+    """First weights of a CNN: factors of its filters and of its pooling, and the bias after it.
+
+    ``less`` is the share of its typical hidden numbers that the bias subtracts.
+    """
 
     gain: float
     pool: float
     bias: float
+    less: float
 
 
-_CNNS = {"cnn": _Start(1.3, 0.37, 1.0), "relu-cnn": _Start(4.0, 4.0, 0.0)}
+_CNNS = {"cnn": _Start(1.3, 0.37, 1.0, 0.5), "relu-cnn": _Start(4.0, 4.0, 0.0, 0.0)}
 
 
 def build_model(name: str) -> nn.Sequential:
@@ -72,7 +76,7 @@ def build_model(name: str) -> nn.Sequential:
         # Each hidden number sums one direction over neighbouring places, 8 × 8 of them to 4 × 4.
         near = np.maximum(0, 1 - np.abs(np.arange(8) - (np.arange(4) * 2 + 0.5)[:, None]) / 2)
         pool = np.einsum("kl,ai,bj->kablij", np.eye(4), near, near).reshape(64, 256)
-        bias = cnn.bias - (np.array(typical.HIDDEN) / 20 if name == "cnn" else np.zeros(64))
+        bias = cnn.bias - cnn.less * np.array(typical.HIDDEN) / 10
         return nn.Sequential(
             _with(nn.Conv2d(1, 4, kernel_size=7, stride=3), cnn.gain * np.expand_dims(filters, 1)),
             activation(),

@@ -14,6 +14,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from enum import Enum, auto
 from hashlib import blake2b
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -252,19 +253,19 @@ class PaddedRows:
             return self._gradients([each[which.to(each.device)] for each in records])
 
         places = torch.arange(self.size, device="cpu")
-        if computed(places).tobytes() != computed(places).tobytes():
+        # Every place shares a record with every other, by way of some.
+        starts = range(0, count, self.size)
+        blocks = [(start + shift + places) % count for start in starts for shift in (0, 1)]
+        one, other = blocks[:2]
+        of_one, of_other = computed(one), computed(other)
+        if computed(one).tobytes() != of_one.tobytes():
             raise GradientError(
                 "the same records have other gradients the second time: a kernel adds up in "
                 "no fixed order, so that one person's influence cannot be bounded; call "
                 "torch.use_deterministic_algorithms(True), or train on the CPU"
             )
-        # Every place shares a record with every other, by way of some.
-        starts = range(0, count, self.size)
-        blocks = [(start + shift + places) % count for start in starts for shift in (0, 1)]
-        if _alike(blocks, map(computed, blocks)):
+        if _alike(blocks, chain((of_one, of_other), map(computed, blocks[2:]))):
             return _Place.ANY
-        one, other = blocks[:2]
-        of_one, of_other = computed(one), computed(other)
         # Of any two places one keeps its record of the first block and the other does not.
         for bit in range((self.size - 1).bit_length()):
             turned = (places >> bit) % 2

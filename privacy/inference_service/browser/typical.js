@@ -1,4 +1,5 @@
 /** What the features of a digit are on average, in hundredths: of digits drawn by rule. */
+// Written by `python -m tools.typical`.
 export const TYPICAL = [
   0, 0, 0, 0, 0, 0, 0, 0,
   1, 2, 1, -1, -1, -1, -1, -1,
