@@ -2,8 +2,11 @@
 
 import contextlib
 import hashlib
+import json
 import socket
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -191,3 +194,24 @@ def shares() -> Target:
         session.owner.logits(question, edited(alice, content), bob)
 
     return Target(read, (MessageError,), EDITS)
+
+
+def provider_state() -> Target:
+    """The file from which a provider goes on: what it takes, it deals from."""
+    file = Path(tempfile.mkdtemp(prefix="fuzz-")) / "state"
+    plan = _model("logits").plan
+    Provider(plan, file).provision(1)
+    good = file.read_bytes()
+    fields = json.loads(good)
+
+    def read(content: bytes) -> None:
+        file.write_bytes(content)
+        provider = Provider(plan, file)
+        first, second = provider.provision(1), provider.provision(1)
+        assert second.first == first.first + 1
+        for party in _PARTIES:
+            Letter.from_bytes(provider.letter(party), plan, party)
+
+    others = ({**fields, "next": 2**63}, {**fields, "next": 1.5}, {**fields, "more": ""}, [], 1)
+    seeds = (good, *(json.dumps(other).encode() for other in others))
+    return Target(read, (MaterialError,), seeds)

@@ -1,6 +1,8 @@
 """What a server or a node kept of an earlier run, and goes on from."""
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,10 @@ from flwr.serverapp import (
 )
 from numpy.typing import NDArray
 
+from flower_app.errors import SettingError
+from flower_app.report.results_folder import trained_model
+from flower_app.settings import Settings
+from flower_app.training.resumption import check_resumed
 from fuzz.target import Target
 from privacy.accounting import Budget, Full, GaussianRelease, Position
 from privacy.accounting.errors import LedgerError
@@ -129,3 +135,33 @@ def _change(arrays: dict[str, NDArray[Any]], name: str, how: int) -> None:
         arrays[name] = np.where(array == array, np.nan, array)
     elif how % 6 == 5:
         arrays[name] = array[None]
+
+
+def run_folder() -> Target:
+    """A run's ``config.json``: of one that broke off, to go on, and of one whose model is taken."""
+    broken, whole = (Path(tempfile.mkdtemp(prefix="fuzz-")) for _ in range(2))
+    for name in ("checkpoint.safetensors", "privacy-ledger.jsonl"):
+        broken.joinpath(name).touch()
+    whole.joinpath("model.safetensors").touch()
+    settings = Settings(resume=str(broken))
+    config = settings.as_config()
+
+    def read(content: bytes) -> None:
+        for folder in (broken, whole):
+            folder.joinpath("config.json").write_bytes(content)
+        refusals = []
+        for reader in (
+            lambda: check_resumed(settings, population=100),
+            lambda: trained_model(whole),
+        ):
+            try:
+                reader()
+            except SettingError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+
+    others = ({**config, "epsilon": [3]}, {**config, "model": {}}, {}, [])
+    return Target(
+        read, (SettingError,), tuple(json.dumps(each).encode() for each in (config, *others))
+    )

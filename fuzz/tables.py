@@ -1,5 +1,6 @@
 """The app's inputs: tasks, tables, settings of a run, pictures, MNIST's files, ONNX models."""
 
+import io
 import tempfile
 import tomllib
 import warnings
@@ -10,7 +11,9 @@ import numpy as np
 from flwr.app import Context, RecordDict
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from torch import nn
 
+from flower_app.commands.plan_questions import plan_questions
 from flower_app.data.clients import _faults, _from_npz
 from flower_app.data.idx import from_idx, to_idx
 from flower_app.errors import DataError, DeclinedError, SettingError
@@ -23,7 +26,7 @@ from flower_app.training.secure_aggregation import _own, _read_keys
 from flower_app.training.silo_node import check_mode
 from fuzz.edits import EDITS, edited
 from fuzz.target import Target
-from privacy.inference import from_onnx
+from privacy.inference import compile_model, from_onnx
 from privacy.inference.errors import UnsupportedModelError
 
 _TASK = b"""\
@@ -98,6 +101,37 @@ def table() -> Target:
 
     utf_16 = _TABLE.decode().encode("utf-16")
     return Target(read, (DataError,), (_TABLE, _TABLE.replace(b",", b";"), utf_16, b"", b'"\n'))
+
+
+def question_file() -> Target:
+    """Questions to a plan: where the first byte is odd an array, else a table."""
+    folder = _folder()
+    plan = compile_model(
+        nn.Sequential(nn.Linear(2, 2)),
+        input_shape=(2,),
+        input_range=(0.0, 110.0),
+        tolerance=1.0,
+        feature_names=["age", "weight"],
+    ).plan
+
+    def read(content: bytes) -> None:
+        path = folder / ("rows.npy" if content[:1] and content[0] & 1 else "rows.csv")
+        path.write_bytes(content[1:])
+        refusals = []
+        for _, _, question in plan_questions([path], plan, str):
+            if isinstance(question, DataError):
+                refusals.append(question)
+            else:
+                assert question.shape == (2,) and ((question >= 0) & (question <= 110)).all()
+        if refusals:
+            raise refusals[0]
+
+    seeds = [b"\0age,weight\n30,70\n", b"\0weight;height;age\n70,5;180;30\n", b"\x0030,70\n"]
+    for array in (np.array([30.0, 70.0]), np.array([[1, 2], [3, 4]], np.int8), np.array([np.nan])):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        seeds.append(b"\1" + buffer.getvalue())
+    return Target(read, (DataError,), tuple(seeds))
 
 
 def run_config() -> Target:

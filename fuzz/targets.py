@@ -38,12 +38,16 @@ GROUPS: Mapping[str, Group] = {
         ),
     ),
     "shared": Group(
-        ("shared_plan", "letter", "frames", "link", "shared_material", "worker", "shares"),
+        (
+            *("shared_plan", "letter", "frames", "link", "shared_material", "worker", "shares"),
+            "provider_state",
+        ),
         (
             *("privacy.json_text", "privacy.shared_inference.plan"),
             *("privacy.shared_inference.messages", "privacy.shared_inference.frames"),
             *("privacy.shared_inference.link", "privacy.shared_inference.material_files"),
             *("privacy.shared_inference.worker", "privacy.shared_inference.data_owner"),
+            "privacy.shared_inference.provider",
         ),
     ),
     "aggregation": Group(
@@ -79,20 +83,22 @@ GROUPS: Mapping[str, Group] = {
         ),
     ),
     "state": Group(
-        ("accountant", "node_state", "resumed"),
+        ("accountant", "node_state", "resumed", "run_folder"),
         (
             *("privacy.json_text", "privacy.accounting.flower", "privacy.accounting.ledger_text"),
             *("privacy.training.ledger", "privacy.training.step_payments"),
             *("strategies.checkpoint", "strategies.server_optimizers"),
+            *("flower_app.training.resumption", "flower_app.report.results_folder"),
         ),
     ),
     "tables": Group(
         (
-            *("task", "table", "run_config", "node_config", "key_list"),
+            *("task", "table", "question_file", "run_config", "node_config", "key_list"),
             *("pictures", "client_images", "idx", "onnx"),
         ),
         (
-            *("flower_app.tasks", "flower_app.training.node_policy", "flower_app.setting_names"),
+            *("flower_app.tasks", "flower_app.commands.plan_questions"),
+            *("flower_app.training.node_policy", "flower_app.setting_names"),
             *("flower_app.training.secure_aggregation", "flower_app.training.silo_node"),
             *("flower_app.settings", "flower_app.pictures"),
             *("flower_app.data.idx", "flower_app.data.clients", "privacy.inference.importers"),

@@ -33,7 +33,7 @@ from privacy.inference import (
 )
 
 _BATCHES = {"mlp": ("batch", 7), "lenet": ("lenet, batch", 1)}
-"""By case, its batch and the turns: through lenet CKKSTensor takes minutes."""
+"""By case, its batch and the turns of a full run: CKKSTensor takes minutes."""
 
 
 def run(*, quick: bool, log: Log) -> list[Row]:
@@ -68,14 +68,14 @@ def run(*, quick: bool, log: Log) -> list[Row]:
             rows += fidelity_rows(name, blind, test[:images], labels[:images])
             log(f"{case.name}: all cores")
             rows += _several_processes(case, model, sample, test, quick=quick)
-        if case.name in _BATCHES:
+        if case.name in _BATCHES and not quick:
             rows += batch_rows(
                 _BATCHES[case.name][0],
                 model,
                 sample,
                 test,
                 tolerance=case.tolerance,
-                repetitions=1 if quick else _BATCHES[case.name][1],
+                repetitions=_BATCHES[case.name][1],
                 log=log,
             )
     return rows

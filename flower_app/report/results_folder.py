@@ -212,7 +212,7 @@ def trained_model(results: Path) -> tuple[str, Path]:
             f"{results} is not the folder of a run (config.json cannot be read); train one with "
             "`python -m flower_app run` and give results/latest"
         ) from error
-    known = name in MODELS or results.joinpath(TASK_FILE).is_file()
+    known = isinstance(name, str) and (name in MODELS or results.joinpath(TASK_FILE).is_file())
     if not known or not weights.is_file():
         raise SettingError(f"{results} holds no model of this app; give a finished run's folder")
     return name, weights

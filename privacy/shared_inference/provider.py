@@ -25,6 +25,7 @@ from privacy.shared_inference.plan import Plan
 from privacy.shared_inference.ring import SEED_BYTES, Buffer, Stream
 
 _SESSION_BYTES = 16
+_MOST_QUESTIONS = 1 << 48
 _SEEDS = ("alice_seed", "bob_seed", "alice_model", "bob_model", "alice_key", "bob_key", "owner_key")
 
 
@@ -213,8 +214,10 @@ def _read(file: Path, plan: Plan) -> tuple[dict[str, bytes], int]:
         number, digest = fields.pop("next"), fields.pop("plan")
         secrets = {name: bytes.fromhex(value) for name, value in fields.items()}
         sizes = dict.fromkeys(_SEEDS, SEED_BYTES) | {"session": _SESSION_BYTES}
-        if {name: len(value) for name, value in secrets.items()} != sizes or number < 0:
+        if {name: len(value) for name, value in secrets.items()} != sizes:
             raise MessageError("its parts are others")
+        if type(number) is not int or not 0 <= number < _MOST_QUESTIONS:
+            raise MessageError(f"its next question is {number!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MaterialError(
             f"{file} is no provider's state ({error}); restore it, or begin a new session with "
