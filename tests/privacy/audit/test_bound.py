@@ -232,3 +232,32 @@ def test_a_claim_from_a_ledger_is_contradicted(
     scores.write_text('{"included": [1, 0]}')
     assert main(["scores", *options, "--claimed-epsilon", "4"]) == 2
     assert '"scores"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Expecting value"),
+        (b"\xff", "utf-8"),
+        (b"[]", "an object"),
+        (b'{"included": [true, false]}', "an object"),
+        (b'{"included": [], "scores": []}', '"included" must be'),
+        (b'{"included": [true, 2], "scores": [1, 2]}', '"included" must be'),
+        (b'{"included": [true, false], "scores": [1]}', "as many numbers"),
+        (b'{"included": [true, false], "scores": {}}', "as many numbers"),
+        (b'{"included": [true, false], "scores": [{}, 1]}', "a list of numbers"),
+        (b'{"included": [true, false], "scores": ["1", "2"]}', "a list of numbers"),
+        (b'{"included": [true, false], "scores": [true, 2]}', "a list of numbers"),
+        (b'{"included": [true, false], "scores": [1, 1' + 400 * b"0" + b"]}", "too large"),
+        (b'{"included": [true, false], "scores": [1, NaN]}', "a list of numbers"),
+    ],
+)
+def test_a_damaged_file_of_scores_is_refused_by_name(
+    content: bytes, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "scores.json"
+    file.write_bytes(content)
+    assert main(["scores", str(file), "--claimed-epsilon", "1", "--delta", "1e-5"]) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error
+    assert why in error
