@@ -2,8 +2,8 @@
 
 Flower starts a Python for each message and each run, which imports Flower and PyTorch anew: most of
 what a small one costs. Here they are imported once, and nothing of bloomseal is: a forked app loads
-that from the bundle of its run, as a started one does. The commands of ``test_deploy`` start
-Flower's own.
+that from the bundle of its run, as a started one does. The demonstration over clients, in
+``test_deploy``, has Flower start them.
 """
 
 import os

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import tomllib
 import venv
@@ -21,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from privacy.accounting import read_ledger
-from tests.integration.app_commands import ROOT, run_python
+from tests.integration.app_commands import ROOT, borrowing_environment, run_python
 
 PACKAGES = ("flower_app", "strategies", "privacy")
 
@@ -88,12 +87,7 @@ def from_index(folder: Path, wheel: Path) -> Path:
 
 def borrowing(folder: Path, wheel: Path) -> Path:
     """An environment that has the wheel, and sees what is installed where the tests run."""
-    venv.create(folder, symlinks=True, with_pip=False)
-    python = folder / "bin" / "python"
-    (site,) = folder.glob("lib/python3*/site-packages")
-    # A path in a .pth file is searched, but the .pth files that lie there are not read: those of
-    # an editable bloomseal among them.
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = borrowing_environment(folder)
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
     for script in distribution("flwr").entry_points.select(group="console_scripts"):
