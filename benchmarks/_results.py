@@ -25,6 +25,8 @@ SILO_DETAILS = (
 SAME = 0.005
 """Ratios as near to 1 as this are nobody's win."""
 
+_PARTS = {"benchmark", "quick", "machine", "rows"}
+
 WINS, LOSES = "#2f9e63", _pictures.PEER
 
 
@@ -77,9 +79,25 @@ def summary(documents: list[Document]) -> str:
 
 
 def load_documents(folder: Path, names: list[str]) -> list[Document]:
-    """The documents that a folder holds, in the order of the names."""
+    """The documents that a folder holds, in the order of the names.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if one is none.
+    """
     files = [folder / f"{name}.json" for name in names]
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    return [_document(file) for file in files if file.exists()]
+
+
+def _document(file: Path) -> Document:
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(document, dict) or not document.keys() >= _PARTS:
+        raise ValueError(f"{file}: it must hold an object with {', '.join(sorted(_PARTS))}")
+    return document
 
 
 def write_pages(folder: Path, *, names: list[str], load: Load) -> list[str]:
@@ -129,7 +147,7 @@ def _page(document: Document, text: str, *, drawn: bool) -> str:
     ]
     if drawn:
         parts.append(f"![{name}]({name}.png)")
-    return "\n\n".join([*parts, _rows(document), f"*{_machine(document)}*"]) + "\n"
+    return "\n\n".join([*parts, _rows(document), f"*{machine_of(document)}*"]) + "\n"
 
 
 def write_table(folder: Path) -> None:
@@ -274,7 +292,8 @@ def _ratio(value: float | None) -> str:
     return f"**{_number(value)}×**" if value < 1 - SAME else f"{_number(value)}×"
 
 
-def _machine(document: Document) -> str:
+def machine_of(document: Document) -> str:
+    """The machine and the versions, in a line."""
     m = document["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in m["packages"].items() if v != "not installed")
     return f"{m['cores']} cores of {m['processor']}, Python {m['python']}; {versions}."

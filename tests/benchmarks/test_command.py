@@ -1,6 +1,8 @@
 """The benchmarks' doors: what is listed, what is drawn, and that docs/results is not typed."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +182,9 @@ def test_measuring_again_is_compared_with_what_is_committed(
     assert "on one side only: three: size" in output
     assert "on one side only: two: rate" in output
     assert "utility: not compared" in output
+    assert "these on" not in output
     (new / "noise.json").write_text(json.dumps(document("noise", row([9.0])) | {"quick": True}))
-    assert command.compare_all(new, old) == 0
+    assert command.compare_all(new, old) == 1
     assert (
         "the committed figures are of a full run, these of a quick one" in capsys.readouterr().out
     )
@@ -189,6 +192,55 @@ def test_measuring_again_is_compared_with_what_is_committed(
     (new / "noise.json").write_text(json.dumps(document("noise", slower)))
     assert command.compare_all(new, old) == 1
     assert "one: time: 2.25 to 3.3, now 0.3 to 0.3667" in capsys.readouterr().out
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in document("noise", WON).items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("figures", "why"),
+    [
+        ("", "noise.json: Expecting value"),
+        ("[]", "noise.json: it must hold an object with"),
+        (_without("rows"), "noise.json: it must hold an object with"),
+        (_without("rows") | {"rows": [{}]}, "noise: a row is damaged: KeyError"),
+        (_without("rows") | {"rows": 5}, "noise: a row is damaged: TypeError"),
+        (document("utility", WON), "noise: these figures are of utility"),
+        (document("noise"), "nothing was compared"),
+        (document("noise", replace(WON, unit="ms")), "nothing was compared"),
+        (document("noise", replace(WON, ours=Spread.of([math.nan]))), "0 of 1 agree"),
+    ],
+)
+def test_figures_that_cannot_be_compared_do_not_agree(
+    figures: Any, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, given in ((old, document("noise", WON)), (new, figures)):
+        folder.mkdir()
+        text = given if isinstance(given, str) else json.dumps(given)
+        (folder / "noise.json").write_text(text)
+    assert command.compare_all(new, old) == 1
+    assert why in capsys.readouterr().out
+
+
+def test_no_figures_at_all_do_not_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "noise.json").write_text(json.dumps(document("noise", WON)))
+    assert command.compare_all(tmp_path / "missing", tmp_path) == 1
+    assert "nothing was compared" in capsys.readouterr().out
+
+
+def test_figures_of_two_machines_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, processor in ((old, "P"), (new, "Q")):
+        folder.mkdir()
+        figures = document("noise", WON)
+        figures["machine"]["processor"] = processor
+        (folder / "noise.json").write_text(json.dumps(figures))
+    assert command.compare_all(new, old) == 0
+    output = capsys.readouterr().out
+    assert "committed on 2 cores of P" in output
+    assert "these on 2 cores of Q" in output
 
 
 # The rounds benchmark --------------------------------------------------------------------------
