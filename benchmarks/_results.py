@@ -1,7 +1,7 @@
 """From the benchmarks' JSON files to the pages of ``docs/results`` and the app's own table."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,12 @@ def write_pages(folder: Path, *, names: list[str], load: Load) -> list[str]:
         text = (benchmark.__doc__ or name).strip().splitlines()[0]
         (folder / f"{name}.md").write_text(_page(document, text, drawn=drawn))
         lines.append(f"| [{name}]({name}.md) | {text} |")
-    parts = [_INTRODUCTION, "\n".join(lines)]
+    parts = [_INTRODUCTION, _who_wins(documents), "## All benchmarks", "\n".join(lines)]
     present = {document["benchmark"] for document in documents}
     missing = [name for name in names if name not in present]
     if missing:
         parts.append("Not measured here: " + ", ".join(missing) + ".")
-    (folder / "index.md").write_text("\n\n".join([*parts, _who_wins(documents)]) + "\n")
+    (folder / "index.md").write_text("\n\n".join(parts) + "\n")
     return missing
 
 
@@ -147,7 +147,19 @@ def _page(document: Document, text: str, *, drawn: bool) -> str:
     ]
     if drawn:
         parts.append(f"![{name}]({name}.png)")
-    return "\n\n".join([*parts, _rows(document), f"*{machine_of(document)}*"]) + "\n"
+    lost = _lost(document)
+    if lost:
+        parts += ["## Where the peer is better", _table(lost), "## All figures"]
+    parts += [_table(document["rows"]), f"*{machine_of(document)}*"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _lost(document: Document) -> list[Mapping[str, Any]]:
+    """The rows in which the peer is better, those in which ours is furthest behind first."""
+    rows = [row for row in document["rows"] if row["ratio"] is not None]
+    return sorted(
+        (row for row in rows if row["ratio"] < 1 - SAME), key=lambda row: float(row["ratio"])
+    )
 
 
 def write_table(folder: Path) -> None:
@@ -233,35 +245,43 @@ is](../explanation/utility.md), [what many clients cost the server](../explanati
 
 
 def _who_wins(documents: list[Document]) -> str:
-    """A line a benchmark: how often each side is better, and where ours is furthest behind."""
-    lines = [
-        "## Who wins",
-        "| benchmark | compared | ours is better | the same | the peer is better | "
-        "ours furthest behind |\n|---|---|---|---|---|---|",
-    ]
+    """A line a benchmark: how often each side is better, and where ours is furthest behind.
+
+    In the order of the last.
+    """
+    table = []
     for document in documents:
         rows = [row for row in document["rows"] if row["ratio"] is not None]
         if not rows:
             continue
-        lost = [row for row in rows if row["ratio"] < 1 - SAME]
-        worst = ""
+        lost, least, worst = _lost(document), 1.0, ""
         if lost:
-            row = min(lost, key=lambda row: float(row["ratio"]))
+            row, least = lost[0], float(lost[0]["ratio"])
             worst = f"{row['case']}, {row['metric']}: {_ratio(row['ratio'])} of {row['peer_name']}"
         won = sum(row["ratio"] > 1 + SAME for row in rows)
-        lines[-1] += (
-            f"\n| [{document['benchmark']}]({document['benchmark']}.md) | {len(rows)} | {won} | "
+        line = (
+            f"| [{document['benchmark']}]({document['benchmark']}.md) | {len(rows)} | {won} | "
             f"{len(rows) - won - len(lost)} | {len(lost)} | {worst} |"
         )
-    lines.append(
-        f"A ratio in bold is one where the peer is better. *The same*: within {SAME * 100:g} %."
+        table.append((least, line))
+    lines = [
+        "| benchmark | compared | ours is better | the same | the peer is better | "
+        "ours furthest behind |\n|---|---|---|---|---|---|",
+        *(line for _, line in sorted(table, key=lambda each: each[0])),
+    ]
+    return "\n\n".join(
+        [
+            "## Who wins",
+            "\n".join(lines),
+            "A ratio in bold is one where the peer is better. *The same*: within "
+            f"{SAME * 100:g} %.",
+        ]
     )
-    return "\n\n".join(lines)
 
 
-def _rows(document: Document) -> str:
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| case | metric | ours | peer | ratio |", "|---|---|---|---|---|"]
-    for row in document["rows"]:
+    for row in rows:
         peer = row["peer_name"] or ""
         if row["peer"] is not None:
             peer = f"{_quantity(row, 'peer')} ({peer})"

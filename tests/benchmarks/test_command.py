@@ -60,6 +60,21 @@ def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
     assert (folder / "noise.png").stat().st_size > 5_000
 
 
+def test_where_the_peer_is_better_comes_first(tmp_path: Path) -> None:
+    far = Row("five", "rate", "1/s", Spread.of([1.0]), Spread.of([50.0]), "them", True)
+    for name, rows in (("aggregation", [WON]), ("noise", [WON, LOST, far]), ("soak", [far])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document(name, *rows)))
+    _results.write_pages(tmp_path, names=["aggregation", "noise", "soak"], load=command.load)
+    page = (tmp_path / "noise.md").read_text()
+    cases = [line.split(" | ")[0].strip("| ") for line in page.splitlines() if "(them)" in line]
+    assert cases == ["five", "two", "one", "two", "five"]
+    assert "Where the peer is better" not in (tmp_path / "aggregation.md").read_text()
+    index = (tmp_path / "index.md").read_text()
+    assert index.index("## Who wins") < index.index("## All benchmarks")
+    order = [index.index(f"[{name}]({name}.md) | ") for name in ("noise", "soak", "aggregation")]
+    assert order == sorted(order)
+
+
 def test_the_summary_holds_ours_the_peer_and_the_ratio() -> None:
     text = _results.summary([document("noise", WON, LOST, ALONE)])
     assert len(text.splitlines()) == 2 + 2  # what has no peer is left out
