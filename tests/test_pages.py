@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.supercore.object_ref import validate
 from torch import nn
 
-from flower_app.encrypted.evaluator import compile_app_model
+from flower_app.encrypted.model import compile_app_model
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from privacy.accounting import Poisson, Repeated, read_ledger

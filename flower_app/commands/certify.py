@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from flower_app.data import Split, encode, load_dataset
-from flower_app.encrypted.evaluator import compile_named
+from flower_app.encrypted.model import compile_named
 from flower_app.errors import SettingError
 from flower_app.models.specs import MODELS
 from flower_app.report.plots import BLUE, INK, SOFT, drawing

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flower_app.commands.page import page_of
-from flower_app.encrypted.process import evaluator_process
+from flower_app.encrypted.evaluator import start_evaluator
 from flower_app.errors import SettingError, counted
 from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
@@ -56,14 +56,14 @@ class _Security:
 
 @dataclass(frozen=True)
 class _Model:
-    """What is served: how a process of it starts, and how it is asked.
+    """What is served, and how it is asked.
 
-    ``about`` holds the arguments of ``ask`` that say what is asked about, ``plan`` the plan of a
-    model that only its plan describes.
+    ``file`` holds it compiled, for the processes. ``about`` holds the arguments of ``ask`` that say
+    what is asked about, ``plan`` the plan of a model that only its plan describes.
     """
 
     name: str
-    start: Callable[[int | None], EvaluatorProcess]
+    file: Callable[[], contextlib.AbstractContextManager[Path]]
     page: Page | None
     about: tuple[str, ...]
     plan: str = ""
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
     used: list[int] = []
 
     def start() -> EvaluatorProcess:
-        process = model.start(memory)
+        process = start_evaluator(file, memory=memory)
         used.append(process.memory)
         process.timeout = options.answer_seconds
         return process
@@ -158,6 +158,7 @@ def run(options: argparse.Namespace) -> int:
         listening = stack.enter_context(_listen(options.host, options.port))
         print(f"{'Loading' if model.plan else 'Compiling'} {model.name} ...", flush=True)
         try:
+            file = stack.enter_context(model.file())
             pool = stack.enter_context(EvaluatorPool(start, processes=options.workers))
         except (EvaluatorFailedError, ValueError) as error:
             raise SettingError(f"the model cannot be served: {error}") from error
@@ -185,7 +186,7 @@ def _from_run(results: Path) -> _Model:
     """The model of a run; its faults end the command here, with one sentence."""
     name, weights = trained_model(results)
     with needing("a run's model", extra="app"):
-        from flower_app.encrypted.evaluator import load_model, start_evaluator  # PyTorch
+        from flower_app.encrypted.model import compiled_file, load_model  # PyTorch
 
     load_model(name, weights)
     task = task_beside(weights)
@@ -193,7 +194,7 @@ def _from_run(results: Path) -> _Model:
     spec = task_spec(task) if task else MODELS[name]
     return _Model(
         name,
-        lambda memory: start_evaluator(name, weights, memory=memory),
+        lambda: compiled_file(name, weights),
         page_of(spec) if has_page else None,
         ("QUESTIONS", "--task", str(weights.with_name(TASK_FILE).absolute()))
         if task
@@ -223,9 +224,7 @@ def _from_file(file: Path) -> _Model:
     is_vector = len(plan.input_shape) == 1
     return _Model(
         file.name,
-        lambda memory: evaluator_process(
-            "privacy.inference.evaluator", str(file.resolve()), memory=memory
-        ),
+        lambda: contextlib.nullcontext(file),
         Page(title, contract, "numbers", plan.feature_names) if is_vector else None,
         ("QUESTIONS",),
         plan.to_json(),

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flower_app.encrypted.evaluator import load_model
+from flower_app.encrypted.model import load_model
 from flower_app.errors import CommandFailedError, SettingError
 from flower_app.models.specs import MODELS
 from flower_app.report.results_folder import task_beside, trained_model

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from flower_app.encrypted.evaluator import compile_app_model, start_evaluator
+from flower_app.encrypted.evaluator import start_evaluator
+from flower_app.encrypted.model import compile_app_model, compiled_file
 from flower_app.errors import SettingError
 from flower_app.models.specs import ModelSpec
 from privacy.inference import MeasurementOwner, decide
@@ -82,7 +83,7 @@ def run_encrypted_test(
 
     The owner's key is thrown away, so that errors of the decrypted logits may be published.
 
-    ``model`` is the plain model to compare with, ``weights`` the same for the evaluator; inputs and
+    ``model`` is the plain model to compare with, ``weights`` the same as a run's file; inputs and
     labels are test examples, (n, ...) and (n,). ``notify`` receives lines of progress.
 
     Raises
@@ -92,7 +93,7 @@ def run_encrypted_test(
     """
     with torch.no_grad():
         plain = model.eval()(torch.from_numpy(inputs)).double().numpy()
-    with start_evaluator(spec.name, weights) as evaluator:
+    with compiled_file(spec.name, weights) as file, start_evaluator(file) as evaluator:
         plan = evaluator.plan
         notify(f"Plan: {plan.query_bytes:,} bytes a question, {plan.answer_bytes:,} an answer")
         owner = MeasurementOwner(plan)

@@ -12,6 +12,7 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 from flwr.supercore import log
 
 from flower_app.encrypted.evaluator import start_evaluator
+from flower_app.encrypted.model import compiled_file
 from flower_app.encrypted.node import simulated_secrets
 from flower_app.report.results_folder import ResultsFolder
 from flower_app.settings import Settings
@@ -63,19 +64,20 @@ def hold_encrypted_round(
     noised = settings.encrypted_round_release == "noised"
     name = f"{_NAME} {folder.path.name}"
     paid = ledger.exists() and any(record.run == name for record in read_ledger(ledger).records)
-    test = EncryptedRound(
-        population=population,
-        start_evaluator=lambda: start_evaluator(settings.model, weights),
-        images=settings.encrypted_round_images,
-        metrics=noised_accuracy(settings.encrypted_round_noise_multiplier)
-        if noised
-        else PublicMetrics(),
-        budget=Budget(settings.epsilon, settings.delta),
-        ledger=ledger,
-    )
     begun = time.perf_counter()
     try:
-        result = test.run(grid, timeout=settings.round_timeout, name=name)
+        with compiled_file(settings.model, weights) as file:
+            test = EncryptedRound(
+                population=population,
+                start_evaluator=lambda: start_evaluator(file),
+                images=settings.encrypted_round_images,
+                metrics=noised_accuracy(settings.encrypted_round_noise_multiplier)
+                if noised
+                else PublicMetrics(),
+                budget=Budget(settings.epsilon, settings.delta),
+                ledger=ledger,
+            )
+            result = test.run(grid, timeout=settings.round_timeout, name=name)
     except (PrivacyBudgetExhausted, PopulationExceededError) as error:
         reason = str(error)
         if paid and isinstance(error, PrivacyBudgetExhausted):

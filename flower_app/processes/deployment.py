@@ -99,10 +99,11 @@ class Deployment:
         with self._block, killed_by_signals(self.folder):
             self.stop()
 
-    def start_superlink(self) -> None:
+    def start_superlink(self, *, variables: dict[str, str] | None = None) -> None:
         """Start the SuperLink, and wait until it answers over TLS.
 
         Its database is in its folder, so that a second start knows the registered SuperNodes.
+        ``variables`` are added to its environment.
 
         Raises
         ------
@@ -110,7 +111,7 @@ class Deployment:
             If it does not come up.
         """
         log = self.folder / "superlink" / "superlink.log"
-        environment = self._environment("superlink")
+        environment = self._environment("superlink") | (variables or {})
         self.superlink = self._start(
             "superlink",
             [

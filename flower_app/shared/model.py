@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from flower_app.encrypted.evaluator import public_sample
+from flower_app.encrypted.model import public_sample
 from flower_app.errors import CommandFailedError
 from flower_app.models.specs import ModelSpec
 from flower_app.shared.folders import PartyFolder, write_secret

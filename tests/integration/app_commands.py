@@ -3,7 +3,9 @@
 import contextlib
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +33,16 @@ def run_python(
         timeout=timeout,
         check=False,
     )
+
+
+def borrowing_environment(folder: Path) -> Path:
+    """The interpreter of a new environment, which sees what is installed where the tests run."""
+    venv.create(folder, symlinks=True, with_pip=False)
+    (site,) = folder.glob("lib/python3*/site-packages")
+    # A path in a .pth file is searched, but the .pth files that lie there are not read: those of
+    # an editable bloomseal among them.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "python"
 
 
 def wait_until(condition: Callable[[], T | None]) -> T:

@@ -8,9 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flower_app.processes.deployment import Deployment, Node
 from flower_app.report.outcome import read_outcome
 from strategies.checkpoint import Checkpoint
+from tests.integration import forking_superexec
 from tests.integration.app_commands import wait_until
 
 # The owner of a SuperNode can run any ClientApp instead of the one that was sent. This one replies
@@ -21,7 +24,6 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supernode.cli import flwr_clientapp
 
 class Trap:
     def __reduce__(self):
@@ -48,7 +50,6 @@ def train(message, context):
 
 module = importlib.import_module("flwr.supernode.runtime.run_clientapp")
 module.get_load_client_app_fn = lambda **_: lambda *_: app
-flwr_clientapp()
 """
 
 # This one runs what was sent, but not while the file GATE exists: its gate is shut. A SuperNode
@@ -56,7 +57,6 @@ flwr_clientapp()
 GATED = """
 import importlib, os, time
 from pathlib import Path
-from flwr.supernode.cli import flwr_clientapp
 
 module = importlib.import_module("flwr.supernode.runtime.run_clientapp")
 make_load = module.get_load_client_app_fn
@@ -70,17 +70,39 @@ def make_gated_load(**options):
     return gated_load
 
 module.get_load_client_app_fn = make_gated_load
-flwr_clientapp()
 """
 
 
-def own_client_app(deployment: Deployment, folder: Path, program: str) -> dict[str, str]:
-    """The environment of a SuperNode whose owner runs this program instead of Flower's."""
-    folder.mkdir(parents=True)
-    script = folder / "flwr-clientapp"
-    script.write_text(f"#!{sys.executable}\n{program}")
+def forking(folder: Path, program: str = "") -> dict[str, str]:
+    """The environment of a SuperNode or SuperLink that forks its apps; its owner's program first.
+
+    The program stands in the place of Flower's where it changes ``run_clientapp``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "flower-superexec"
+    module = forking_superexec.__file__
+    script.write_text(
+        f"#!{sys.executable}\n{program}\n"
+        f"import runpy\nrunpy.run_path({module!r}, run_name='__main__')\n"
+    )
     script.chmod(0o755)
-    return {"PATH": os.pathsep.join([str(folder), deployment.operator["PATH"]])}
+    path = (str(folder), str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    return {"PATH": os.pathsep.join(path)}
+
+
+def start_superlink(deployment: Deployment) -> None:
+    """Start a SuperLink that forks its ServerApps."""
+    deployment.start_superlink(variables=forking(deployment.folder / "forking"))
+
+
+def apps_of(deployment: Deployment, party: str) -> list[psutil.Process]:
+    """The forked apps of a SuperNode or the SuperLink that run now."""
+    forks = [
+        psutil.Process(pid)
+        for pid, command in deployment.processes(party).items()
+        if "flower-superexec" in command
+    ]
+    return [each for each in forks if each.ppid() in {other.pid for other in forks}]
 
 
 def start(deployment: Deployment, settings: dict[str, Any]) -> int:

@@ -17,8 +17,13 @@ from flower_app.__main__ import main
 from flower_app.processes.certificates import make_certificates, make_node_key
 from flower_app.processes.deployment import Deployment
 from flower_app.processes.watchdog import processes_below
-from privacy.accounting import Ledger
-from tests.integration.app_commands import PATIENCE, run_python, started_python
+from tests.integration.app_commands import (
+    PATIENCE,
+    borrowing_environment,
+    run_python,
+    started_python,
+)
+from tests.integration.deployed_runs import forking
 
 DEMO = ("-m", "flower_app", "deploy-demo")
 
@@ -60,14 +65,17 @@ def test_the_demonstration_ends_with_results_and_nothing_else(
 
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-def test_the_demonstration_over_silos_trains_tests_and_asks_encrypted_questions(
+def test_the_demonstration_over_silos_trains_and_tests(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
+    """Its apps are forks: a step and a test are five messages each to each silo."""
     results = tmp_path / "results"
+    python = borrowing_environment(tmp_path / "env")
     done = run_python(
-        *(*DEMO, "mode=silos", "rounds=1", "evaluate-every=1", "encrypted-test-images=5"),
+        *(*DEMO, "mode=silos", "rounds=1", "evaluate-every=1", "encrypted-test-images=0"),
         f"results-dir={results}",
-        environment=environment,
+        environment=environment | forking(python.parent),
+        python=python,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = results / "latest"
@@ -77,7 +85,6 @@ def test_the_demonstration_over_silos_trains_tests_and_asks_encrypted_questions(
     assert (level["silos"], level["rounds"], level["stopped"]) == (3, 1, None)
     assert level["epsilon"] <= 3.0
     assert level["secure_aggregation"]["aborted_rounds"] == []
-    assert metrics["encrypted"]["agreement"] == 1.0
     # Noise of 25 test records on the number of 600, in shares for two honest silos of three.
     assert metrics["accuracy"]["silos"]["1"]["persons"] == pytest.approx(600, abs=400)
     assert "from everybody, the server and another silo included" in done.stdout
@@ -102,16 +109,13 @@ def test_a_demonstration_interrupted_in_its_run_leaves_nothing(
 
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "program", ["flower-superlink", "flwr run"], ids=["in set-up", "once its nodes are online"]
-)
 def test_a_demonstration_that_is_terminated_leaves_nothing(
-    environment: dict[str, str], temporary: Path, tmp_path: Path, program: str
+    environment: dict[str, str], temporary: Path, tmp_path: Path
 ) -> None:
     with started_python(
         *(*DEMO, f"results-dir={tmp_path}"),
         environment=environment,
-        until=lambda: started(program, temporary),
+        until=lambda: started("flower-superlink", temporary),
     ) as process:
         process.terminate()
         check_clean_end(process)
@@ -151,15 +155,17 @@ def check_clean_end(process: "subprocess.Popen[str]") -> None:
 def test_a_failing_demonstration_says_so_and_leaves_nothing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    path = tmp_path / "ledger.jsonl"
-    with Ledger.open(path, population="population, 3 clients"):  # as another run would
-        done = run_python(
-            *DEMO, f"ledger={path}", f"results-dir={tmp_path / 'results'}", environment=environment
-        )
+    python = borrowing_environment(tmp_path / "env")
+    superlink = python.with_name("flower-superlink")
+    superlink.write_text("#!/bin/sh\necho no SuperLink today\nexit 1\n")
+    superlink.chmod(0o755)
+    done = run_python(
+        *DEMO, f"results-dir={tmp_path / 'results'}", environment=environment, python=python
+    )
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"error: ledger = {str(path)!r} is wrong")
-    assert "is held by another run" in last
+    *_, first, last = done.stderr.splitlines()
+    assert first == "error: Flower's SuperLink did not come up. Its log ends:"
+    assert last == "no SuperLink today"
 
 
 @pytest.mark.integration

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import tomllib
 import venv
@@ -21,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from privacy.accounting import read_ledger
-from tests.integration.app_commands import ROOT, run_python
+from tests.integration.app_commands import ROOT, borrowing_environment, run_python
 
 PACKAGES = ("flower_app", "strategies", "privacy")
 
@@ -88,12 +87,7 @@ def from_index(folder: Path, wheel: Path) -> Path:
 
 def borrowing(folder: Path, wheel: Path) -> Path:
     """An environment that has the wheel, and sees what is installed where the tests run."""
-    venv.create(folder, symlinks=True, with_pip=False)
-    python = folder / "bin" / "python"
-    (site,) = folder.glob("lib/python3*/site-packages")
-    # A path in a .pth file is searched, but the .pth files that lie there are not read: those of
-    # an editable bloomseal among them.
-    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = borrowing_environment(folder)
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
     for script in distribution("flwr").entry_points.select(group="console_scripts"):
@@ -133,25 +127,37 @@ def test_the_wheel_carries_the_three_packages_and_no_other(installed: Path) -> N
         assert (site / name / "py.typed").exists()
 
 
-def test_the_installed_app_runs_outside_a_clone(installed: Path, tmp_path: Path) -> None:
-    run = [
-        "run",
-        "--nodes",
-        "5",
-        "--cpus",
-        "1",
-        "rounds=1",
-        "sampling-rate=1.0",
-        "encrypted-test-images=2",
-    ]
+def test_the_installed_app_goes_from_data_to_encrypted_answers(
+    installed: Path, temporary: Path, tmp_path: Path
+) -> None:
+    """Outside a clone; the clients' state goes from stage to stage through Flower's contexts."""
     done = run_python(
-        "-m", "flower_app", *run, environment=clean(), python=installed, folder=tmp_path
+        *("-m", "flower_app", "run", "--nodes", "10", "--cpus", "1"),
+        *("rounds=2", "sampling-rate=1.0", "encrypted-test-images=5"),
+        *("secure-aggregation=malicious", "min-clients=5", "dropout-probability=0.0"),
+        environment=clean() | {"TMPDIR": str(temporary)},
+        python=installed,
+        folder=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    metrics = json.loads((tmp_path / "results" / "latest" / "metrics.json").read_text())
-    assert metrics["privacy"]["client_level"]["population"] == 5
+    latest = tmp_path / "results" / "latest"
+    metrics = json.loads((latest / "metrics.json").read_text())
     assert metrics["software"]["version"] == version("bloomseal")
     assert metrics["software"]["commit"] is None
+    claimed = metrics["privacy"]["client_level"]
+    assert (claimed["population"], claimed["rounds"]) == (10, 2)
+    assert claimed["secure_aggregation"]["server"] == "malicious"
+    assert claimed["secure_aggregation"]["aborted_rounds"] == []
+    (log,) = (tmp_path / "results" / "operator-logs").glob("*.log")
+    assert log.read_text().count("opened the sum of 10 clients") == 2
+    assert metrics["encrypted"]["agreement"] == 1.0
+    assert str(latest.resolve()) in done.stdout
+    assert "telemetry is off" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if "validation accuracy" in line]
+    assert len(lines) == 2, "one line a round, and each of them once"
+    closing = [line for line in done.stdout.splitlines() if line.strip()][-5:]
+    words = ("Test accuracy", "of 3 at δ", "Encrypted inference: 5", "Results: ", "report.html")
+    assert all(word in line for word, line in zip(words, closing, strict=True)), closing
 
 
 @pytest.fixture(scope="module")

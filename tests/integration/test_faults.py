@@ -29,16 +29,18 @@ from tests.integration.app_commands import PATIENCE, wait_until
 from tests.integration.deployed_runs import (
     GARBLING,
     GATED,
+    apps_of,
     ending,
     folder_of,
+    forking,
     in_training,
     metrics_of,
     operator_log,
-    own_client_app,
     replies_used,
     resume,
     round_of,
     start,
+    start_superlink,
     status,
     training_lines,
     was_silent,
@@ -70,7 +72,7 @@ def settings(results: Path, **more: Any) -> dict[str, Any]:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
     with Deployment(folder) as deployment:
-        deployment.start_superlink()
+        start_superlink(deployment)
         yield deployment
     assert not any(deployment.processes(name.name) for name in folder.iterdir())
 
@@ -143,10 +145,9 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     }
     gates = {name: base / f"{name}.gate" for name in NAMES}
     client_apps = {
-        name: own_client_app(deployment, base / name, GATED) | {"GATE": str(gate)}
-        for name, gate in gates.items()
+        name: forking(base / name, GATED) | {"GATE": str(gate)} for name, gate in gates.items()
     }
-    client_apps["garbler"] = own_client_app(deployment, base / "garbling", GARBLING) | {
+    client_apps["garbler"] = forking(base / "garbling", GARBLING) | {
         "TRACE": str(base / "trace"),
         "TURNS": str(base / "turns"),
     }
@@ -202,7 +203,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     wait_until(lambda: in_training(nodes["honest"], run))
     kill_server_app(deployment)
     first_life = round_of(folder), ledger.read_bytes()
-    start_until_let_in(deployment, nodes["mortal"])
+    start_until_let_in(deployment, nodes["mortal"], forking(base / "mortal"))
     gates["sleeper"].touch()
     everybody = len(NAMES)
     resume(deployment, folder, min_available_nodes=everybody, round_timeout=HANG)
@@ -214,7 +215,7 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
     kill_below(deployment.folder / "superlink")
     deployment.superlink.wait()
     second_life = round_of(folder), ledger.read_bytes()
-    deployment.start_superlink()
+    start_superlink(deployment)
     run = resume(deployment, folder, min_available_nodes=everybody, round_timeout=PATIENCE)
     assert ending(deployment, run) == "finished:completed"
     return Story(
@@ -235,11 +236,9 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
 
 def kill_server_app(deployment: Deployment) -> None:
     """By SIGKILL; there is one."""
-    (server_app,) = [
-        pid for pid, command in deployment.processes("superlink").items() if "serverapp" in command
-    ]
-    os.kill(server_app, signal.SIGKILL)
-    wait_until(lambda: server_app not in deployment.processes("superlink"))
+    (server_app,) = apps_of(deployment, "superlink")
+    server_app.kill()
+    server_app.wait()
 
 
 def charges(node: Node) -> int:
@@ -247,7 +246,7 @@ def charges(node: Node) -> int:
     return len(read_ledger(node.state / "record-ledger.jsonl").records)
 
 
-def start_until_let_in(deployment: Deployment, node: Node) -> None:
+def start_until_let_in(deployment: Deployment, node: Node, variables: dict[str, str]) -> None:
     """Start a node again and again, as systemd does, until the SuperLink lets it in."""
 
     def admissions() -> int:
@@ -255,7 +254,7 @@ def start_until_let_in(deployment: Deployment, node: Node) -> None:
 
     before = admissions()
     for _ in range(100):
-        process = deployment.start_node(node)
+        process = deployment.start_node(node, variables=variables)
         wait_until(lambda: process.poll() is not None or admissions() > before)  # noqa: B023
         if process.poll() is None:
             return

@@ -1,7 +1,6 @@
 """The app under Flower's own commands: a real SuperLink on loopback, simulated SuperNodes."""
 
 import contextlib
-import json
 import shutil
 import signal
 import subprocess
@@ -26,47 +25,6 @@ def run(
 ) -> "subprocess.CompletedProcess[str]":
     command = ("-m", "flower_app", "run", *arguments)
     return run_python(*command, environment=environment, timeout=timeout)
-
-
-def test_a_simulation_from_data_to_encrypted_answers(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    done = run(
-        *("--nodes", "20"),
-        *("rounds=2", "sampling-rate=0.5", "encrypted-test-images=5"),
-        f"results-dir={tmp_path}",
-        environment=environment,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    metrics = json.loads((tmp_path / "latest" / "metrics.json").read_text())
-    assert metrics["privacy"]["client_level"]["population"] == 20
-    assert metrics["privacy"]["client_level"]["rounds"] == 2
-    assert metrics["encrypted"]["agreement"] == 1.0
-    assert str((tmp_path / "latest").resolve()) in done.stdout
-    assert "telemetry is off" in done.stdout
-    lines = [line for line in done.stdout.splitlines() if "validation accuracy" in line]
-    assert len(lines) == 2, "one line a round, and each of them once"
-    closing = [line for line in done.stdout.splitlines() if line.strip()][-5:]
-    words = ("Test accuracy", "of 3 at δ", "Encrypted inference: 5", "Results: ", "report.html")
-    assert all(word in line for word, line in zip(words, closing, strict=True)), closing
-
-
-def test_a_simulation_with_secure_aggregation(environment: dict[str, str], tmp_path: Path) -> None:
-    """The clients' state goes from stage to stage through Flower's own contexts."""
-    done = run(
-        *("--nodes", "10", "--cpus", "1"),
-        *("rounds=1", "sampling-rate=1.0", "encrypted-test-images=0"),
-        *("secure-aggregation=malicious", "min-clients=5", "dropout-probability=0.0"),
-        f"results-dir={tmp_path}",
-        environment=environment,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    metrics = json.loads((tmp_path / "latest" / "metrics.json").read_text())
-    claimed = metrics["privacy"]["client_level"]["secure_aggregation"]
-    assert claimed["server"] == "malicious"
-    assert claimed["aborted_rounds"] == []
-    log = (tmp_path / "operator-logs").glob("*.log")
-    assert "opened the sum of 10 clients" in next(log).read_text()
 
 
 def test_a_run_that_fails_under_way_says_why_in_its_last_line(

@@ -1,8 +1,6 @@
 """Silos on a real SuperLink: one declines, one is killed in mid-step and comes back."""
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from flower_app.processes.deployment import CONNECTION, Deployment, Node
 from privacy.accounting import LedgerContents, Repeated, read_ledger
 from tests.integration.app_commands import PATIENCE, ROOT, wait_until
+from tests.integration.deployed_runs import apps_of, forking, start_superlink
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
@@ -158,26 +157,25 @@ def played(deployment: Deployment, base: Path) -> Story:
     config = base / "run.toml"
     config.write_text(f'folder = "{folder}"\n')
 
-    deployment.start_superlink()
+    start_superlink(deployment)
     gated = {name: base / "data" / name for name in ("steady", "mortal")}
-    nodes, running = {}, {}
+    nodes, running, forked = {}, {}, forking(base / "forking")
     for name in NAMES:  # one starts while the next is registered: each takes a processor seconds
         nodes[name] = new_silo(deployment, name, base / "data" / name)
         if name in gated:
             (gated[name] / "gate").touch()
-        running[name] = deployment.start_node(nodes[name])
+        running[name] = deployment.start_node(nodes[name], variables=forked)
     deployment.wait_until_online(*NAMES)
     deployment.ask("run", str(app), CONNECTION, "--run-config", str(config))
 
     wait_until(lambda: all((data / "at-the-gate").exists() for data in gated.values()))
-    for pid, command in deployment.processes("mortal").items():
-        if "clientapp" in command:
-            os.kill(pid, signal.SIGKILL)
+    (client_app,) = apps_of(deployment, "mortal")
+    client_app.kill()
     running["mortal"].terminate()
     running["mortal"].wait()
     (gated["mortal"] / "gate").unlink()
     paid_then = (gated["mortal"] / "ledger.jsonl").read_bytes()
-    deployment.start_node(nodes["mortal"])
+    deployment.start_node(nodes["mortal"], variables=forked)
     deployment.wait_until_online("mortal")
     (gated["steady"] / "gate").unlink()
     wait_until((folder / "ended.json").exists)

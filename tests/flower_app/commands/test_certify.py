@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from flower_app.__main__ import main
 from flower_app.data import encode, load_dataset
-from flower_app.encrypted.evaluator import compile_named
+from flower_app.encrypted.model import compile_named
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from privacy.inference import certify

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.torch import save_file
 
 from flower_app import client_app, server_app
-from flower_app.encrypted.evaluator import compile_named, start_evaluator
+from flower_app.encrypted.evaluator import start_evaluator
+from flower_app.encrypted.model import compile_named, compiled_file
 from flower_app.encrypted.node import simulated_secrets
 from flower_app.encrypted.round import hold_encrypted_round
 from flower_app.errors import SettingError
@@ -24,6 +26,7 @@ from flower_app.settings import Settings
 from flower_app.training.assembly import round_cost
 from flower_app.training.resumption import with_settings_of_run
 from privacy.accounting import Full, GaussianRelease, read_ledger
+from privacy.inference import MeasurementOwner
 from privacy.inference.errors import EvaluatorFailedError
 from strategies import InProcessGrid
 from tests.flower_app.app_runs import Run, run_app
@@ -43,6 +46,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         epsilon=20.0,
         encrypted_round_noise_multiplier=0.5,
     )
+
+
+def save_random_model(file: Path) -> None:
+    torch.manual_seed(0)
+    zeros = build_model("hog-linear").state_dict()
+    save_file({name: torch.randn(w.shape) for name, w in zeros.items()}, file)
 
 
 def test_metrics_and_report_tell_of_the_round(run: Run) -> None:
@@ -90,11 +99,7 @@ def test_a_round_declared_public_is_not_charged(tmp_path: Path) -> None:
     config = {"encrypted-round-release": "public"}
     settings = Settings.from_config(config | {"encrypted-round-images": 2})
     grid = InProcessGrid(client_app.app, 5, run_config=config)
-    torch.manual_seed(0)
-    weights = {
-        name: torch.randn(w.shape) for name, w in build_model("hog-linear").state_dict().items()
-    }
-    save_file(weights, tmp_path / "model.safetensors")
+    save_random_model(tmp_path / "model.safetensors")
     metrics = hold_encrypted_round(
         grid,
         settings,
@@ -155,7 +160,7 @@ def test_a_round_on_another_model_is_not_taken_for_one_on_this(tmp_path: Path) -
     document = {"model_sha256": sha256(b"another").hexdigest(), "released": {"accuracy": 1.0}}
     (tmp_path / "encrypted-round.json").write_text(json.dumps(document))
     settings = Settings.from_config({"encrypted-round-images": 100})
-    with pytest.raises(EvaluatorFailedError):  # it is asked, and there is no such model
+    with pytest.raises(SettingError, match="cannot be read"):  # it would be asked: no such model
         hold_encrypted_round(
             InProcessGrid(client_app.app, 2),
             settings,
@@ -168,8 +173,28 @@ def test_a_round_on_another_model_is_not_taken_for_one_on_this(tmp_path: Path) -
 
 def test_a_model_that_cannot_be_evaluated_fails_before_anyone_is_asked(tmp_path: Path) -> None:
     save_file(build_model("hog-linear").state_dict(), tmp_path / "zeros")
-    with pytest.raises(EvaluatorFailedError, match="are all zero"):
-        start_evaluator("hog-linear", tmp_path / "zeros")
+    with (
+        compiled_file("hog-linear", tmp_path / "zeros") as file,
+        pytest.raises(EvaluatorFailedError, match="are all zero"),
+    ):
+        start_evaluator(file)
+
+
+def test_an_evaluator_loads_no_pytorch_and_outlives_its_models_file(tmp_path: Path) -> None:
+    save_random_model(tmp_path / "model")
+    with compiled_file("hog-linear", tmp_path / "model") as file:
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.parent.stat().st_mode & 0o777 == 0o700
+        evaluator = start_evaluator(file)
+    with evaluator:
+        assert not file.parent.exists()
+        loaded = [area.path for area in psutil.Process(evaluator.pid).memory_maps()]
+        assert any("python" in path for path in loaded)
+        assert not [path for path in loaded if "torch" in path]
+        owner = MeasurementOwner(evaluator.plan)
+        evaluator.use_keys(owner.public_material())
+        answer, _ = evaluator.evaluate(owner.encrypt(np.zeros(evaluator.plan.input_shape)))
+        assert owner.logits(answer).shape == (1, 10)
 
 
 # A deployed node ----------------------------------------------------------------------------------

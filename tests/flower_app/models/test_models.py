@@ -9,7 +9,7 @@ from opacus.validators import ModuleValidator
 
 from flower_app.data import encode
 from flower_app.encrypted.evaluation import check_model_can_be_encrypted
-from flower_app.encrypted.evaluator import compile_app_model
+from flower_app.encrypted.model import compile_app_model
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS

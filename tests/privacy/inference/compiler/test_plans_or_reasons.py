@@ -87,11 +87,14 @@ def test_a_function_that_does_not_change_is_refused() -> None:
 
 @st.composite
 def cells(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[float, float]]:
-    """Fitted polynomials of every kind, degree, interval and depth, on every range."""
+    """Fitted polynomials of every kind, degree and interval on every range, up to three in a row.
+
+    Deeper ones take ten seconds to plan, and mostly a ring that the test below leaves out.
+    """
     torch.manual_seed(draw(st.integers(0, 10**6)))
     low, high = draw(st.sampled_from([(-2.0, 2.0), (-1.0, 3.0), (0.0, 8.0), (-50.0, 50.0)]))
     layers: list[nn.Module] = [nn.Linear(8, 6)]
-    for _ in range(draw(st.sampled_from([1, 1, 2, 6]))):
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3]))):
         kind, degree = draw(st.sampled_from(KINDS)), draw(st.integers(2, 7))
         layers += [fitted(kind, degree, low, high), nn.Linear(6, 6)]
     span = draw(st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (-100.0, 100.0)]))

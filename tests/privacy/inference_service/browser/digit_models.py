@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from flower_app.encrypted.evaluator import compile_app_model
+from flower_app.encrypted.model import compile_app_model
 from flower_app.models.build import build_model
 from flower_app.models.specs import MODELS
 from privacy.inference import CompiledModel
