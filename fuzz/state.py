@@ -144,7 +144,7 @@ def run_folder() -> Target:
         broken.joinpath(name).touch()
     whole.joinpath("model.safetensors").touch()
     settings = Settings(resume=str(broken))
-    config = settings.as_config()
+    config = {**settings.as_config(), "population": 100}
 
     def read(content: bytes) -> None:
         for folder in (broken, whole):
