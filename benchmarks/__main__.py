@@ -124,28 +124,40 @@ def run_all(folder: Path, *, quick: bool) -> int:
 
 
 def compare_all(measured: Path, committed: Path) -> int:
-    """Log which figures of one folder agree with the committed ones; 1 if any does not."""
-    agree = True
+    """Log which figures of one folder agree with the committed ones.
+
+    1 if any does not, if a file is refused, or if there was nothing to compare.
+    """
+    agree, compared = True, 0
     for name in names():
-        documents = [_results.load_documents(folder, [name]) for folder in (committed, measured)]
-        if not all(documents):
-            where = committed if documents[1] else measured
-            print(f"{name}: not compared, {where} has no figures of it")
-            continue
-        (old,), (new,) = documents
         try:
+            documents = [
+                _results.load_documents(folder, [name]) for folder in (committed, measured)
+            ]
+            if not all(documents):
+                where = committed if documents[1] else measured
+                print(f"{name}: not compared, {where} has no figures of it")
+                continue
+            (old,), (new,) = documents
             comparison = _compare.compare(old, new)
         except ValueError as error:
             print(f"not compared: {error}")
+            agree = False
             continue
+        compared += comparison.compared
         agree = agree and not comparison.differences
         same = comparison.compared - len(comparison.differences)
         print(f"{name}: {same} of {comparison.compared} agree")
+        if old["machine"] != new["machine"]:
+            print(f"  committed on {_results.machine_of(old)}")
+            print(f"  these on {_results.machine_of(new)}")
         for one in comparison.differences:
             print(f"  {one.case}: {one.metric}: {_told(one.committed)}, now {_told(one.measured)}")
         for only in comparison.only_once:
             print(f"  on one side only: {only}")
-    return 0 if agree else 1
+    if not compared:
+        print(f"nothing was compared: give the folder of figures with --into, not {measured}")
+    return 0 if agree and compared else 1
 
 
 def _told(interval: _compare.Interval) -> str:

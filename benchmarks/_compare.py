@@ -46,22 +46,28 @@ def compare(committed: Mapping[str, Any], measured: Mapping[str, Any]) -> Compar
     Raises
     ------
     ValueError
-        If one is of a quick run and the other is not: they hold other cases.
+        If they are of two benchmarks, if one is of a quick run and the other is not (they hold
+        other cases), or if a row is damaged.
     """
     name = committed["benchmark"]
+    if measured["benchmark"] != name:
+        raise ValueError(f"{name}: these figures are of {measured['benchmark']}")
     if committed["quick"] != measured["quick"]:
         raise ValueError(
             f"{name}: the committed figures are of a {_form(committed)} run, these of a "
             f"{_form(measured)} one"
         )
-    before, now = _by_key(committed), _by_key(measured)
-    both = [key for key in before if key in now]
     differences = []
-    for key in both:
-        old, new = _interval(before[key]), _interval(now[key])
-        if old[0] > new[1] or new[0] > old[1]:
-            differences.append(Difference(key[0], key[1], old, new))
-    odd = [f"{case}: {metric}" for case, metric, _ in before.keys() ^ now.keys()]
+    try:
+        before, now = _by_key(committed), _by_key(measured)
+        both = [key for key in before if key in now]
+        for key in both:
+            old, new = _interval(before[key]), _interval(now[key])
+            if not (old[0] <= new[1] and new[0] <= old[1]):  # NaN meets nothing
+                differences.append(Difference(key[0], key[1], old, new))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name}: a row is damaged: {type(error).__name__}: {error}") from error
+    odd = [f"{case}: {metric}" for case, metric, *_ in before.keys() ^ now.keys()]
     return Comparison(name, len(both), tuple(differences), tuple(sorted(odd)))
 
 
@@ -69,8 +75,9 @@ def _form(document: Mapping[str, Any]) -> str:
     return "quick" if document["quick"] else "full"
 
 
-def _by_key(document: Mapping[str, Any]) -> dict[tuple[str, str, str], Mapping[str, Any]]:
-    return {(r["case"], r["metric"], r["peer_name"] or ""): r for r in document["rows"]}
+def _by_key(document: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
+    rows = document["rows"]
+    return {(r["case"], r["metric"], r["unit"], r["peer_name"] or ""): r for r in rows}
 
 
 def _interval(row: Mapping[str, Any]) -> Interval:

@@ -1,7 +1,7 @@
 """From the benchmarks' JSON files to the pages of ``docs/results`` and the app's own table."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ SILO_DETAILS = (
 
 SAME = 0.005
 """Ratios as near to 1 as this are nobody's win."""
+
+_PARTS = {"benchmark", "quick", "machine", "rows"}
 
 WINS, LOSES = "#2f9e63", _pictures.PEER
 
@@ -77,9 +79,25 @@ def summary(documents: list[Document]) -> str:
 
 
 def load_documents(folder: Path, names: list[str]) -> list[Document]:
-    """The documents that a folder holds, in the order of the names."""
+    """The documents that a folder holds, in the order of the names.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if one is none.
+    """
     files = [folder / f"{name}.json" for name in names]
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    return [_document(file) for file in files if file.exists()]
+
+
+def _document(file: Path) -> Document:
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(document, dict) or not document.keys() >= _PARTS:
+        raise ValueError(f"{file}: it must hold an object with {', '.join(sorted(_PARTS))}")
+    return document
 
 
 def write_pages(folder: Path, *, names: list[str], load: Load) -> list[str]:
@@ -108,12 +126,12 @@ def write_pages(folder: Path, *, names: list[str], load: Load) -> list[str]:
         text = (benchmark.__doc__ or name).strip().splitlines()[0]
         (folder / f"{name}.md").write_text(_page(document, text, drawn=drawn))
         lines.append(f"| [{name}]({name}.md) | {text} |")
-    parts = [_INTRODUCTION, "\n".join(lines)]
+    parts = [_INTRODUCTION, _who_wins(documents), "## All benchmarks", "\n".join(lines)]
     present = {document["benchmark"] for document in documents}
     missing = [name for name in names if name not in present]
     if missing:
         parts.append("Not measured here: " + ", ".join(missing) + ".")
-    (folder / "index.md").write_text("\n\n".join([*parts, _who_wins(documents)]) + "\n")
+    (folder / "index.md").write_text("\n\n".join(parts) + "\n")
     return missing
 
 
@@ -129,7 +147,19 @@ def _page(document: Document, text: str, *, drawn: bool) -> str:
     ]
     if drawn:
         parts.append(f"![{name}]({name}.png)")
-    return "\n\n".join([*parts, _rows(document), f"*{_machine(document)}*"]) + "\n"
+    lost = _lost(document)
+    if lost:
+        parts += ["## Where the peer is better", _table(lost), "## All figures"]
+    parts += [_table(document["rows"]), f"*{machine_of(document)}*"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _lost(document: Document) -> list[Mapping[str, Any]]:
+    """The rows in which the peer is better, those in which ours is furthest behind first."""
+    rows = [row for row in document["rows"] if row["ratio"] is not None]
+    return sorted(
+        (row for row in rows if row["ratio"] < 1 - SAME), key=lambda row: float(row["ratio"])
+    )
 
 
 def write_table(folder: Path) -> None:
@@ -215,35 +245,43 @@ is](../explanation/utility.md), [what many clients cost the server](../explanati
 
 
 def _who_wins(documents: list[Document]) -> str:
-    """A line a benchmark: how often each side is better, and where ours is furthest behind."""
-    lines = [
-        "## Who wins",
-        "| benchmark | compared | ours is better | the same | the peer is better | "
-        "ours furthest behind |\n|---|---|---|---|---|---|",
-    ]
+    """A line a benchmark: how often each side is better, and where ours is furthest behind.
+
+    In the order of the last.
+    """
+    table = []
     for document in documents:
         rows = [row for row in document["rows"] if row["ratio"] is not None]
         if not rows:
             continue
-        lost = [row for row in rows if row["ratio"] < 1 - SAME]
-        worst = ""
+        lost, least, worst = _lost(document), 1.0, ""
         if lost:
-            row = min(lost, key=lambda row: float(row["ratio"]))
+            row, least = lost[0], float(lost[0]["ratio"])
             worst = f"{row['case']}, {row['metric']}: {_ratio(row['ratio'])} of {row['peer_name']}"
         won = sum(row["ratio"] > 1 + SAME for row in rows)
-        lines[-1] += (
-            f"\n| [{document['benchmark']}]({document['benchmark']}.md) | {len(rows)} | {won} | "
+        line = (
+            f"| [{document['benchmark']}]({document['benchmark']}.md) | {len(rows)} | {won} | "
             f"{len(rows) - won - len(lost)} | {len(lost)} | {worst} |"
         )
-    lines.append(
-        f"A ratio in bold is one where the peer is better. *The same*: within {SAME * 100:g} %."
+        table.append((least, line))
+    lines = [
+        "| benchmark | compared | ours is better | the same | the peer is better | "
+        "ours furthest behind |\n|---|---|---|---|---|---|",
+        *(line for _, line in sorted(table, key=lambda each: each[0])),
+    ]
+    return "\n\n".join(
+        [
+            "## Who wins",
+            "\n".join(lines),
+            "A ratio in bold is one where the peer is better. *The same*: within "
+            f"{SAME * 100:g} %.",
+        ]
     )
-    return "\n\n".join(lines)
 
 
-def _rows(document: Document) -> str:
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| case | metric | ours | peer | ratio |", "|---|---|---|---|---|"]
-    for row in document["rows"]:
+    for row in rows:
         peer = row["peer_name"] or ""
         if row["peer"] is not None:
             peer = f"{_quantity(row, 'peer')} ({peer})"
@@ -274,7 +312,8 @@ def _ratio(value: float | None) -> str:
     return f"**{_number(value)}×**" if value < 1 - SAME else f"{_number(value)}×"
 
 
-def _machine(document: Document) -> str:
+def machine_of(document: Document) -> str:
+    """The machine and the versions, in a line."""
     m = document["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in m["packages"].items() if v != "not installed")
     return f"{m['cores']} cores of {m['processor']}, Python {m['python']}; {versions}."

@@ -16,6 +16,7 @@ from privacy.accounting import GaussianRelease, Poisson, Position
 from privacy.accounting.errors import LedgerError
 from privacy.accounting.ledger_text import LedgerText, _digest
 from privacy.array_files import ArrayFile
+from privacy.audit.__main__ import read_scores
 from privacy.correlated_noise.errors import NoiseSecretError
 from privacy.correlated_noise.factors import BandedFactor, BLTFactor
 from privacy.correlated_noise.instance import NoiseInstance, _checksum
@@ -128,6 +129,19 @@ def checkpoint() -> Target:
     texts = (file.text, "{}", "[]", file.text.replace('"round": 2', '"round": "2"'))
     seeds = [*(b"\0" + edits for edits in EDITS), *(b"\1" + text.encode() for text in texts)]
     return Target(read, (CheckpointError,), tuple(seeds))
+
+
+def audit_scores() -> Target:
+    """The coins and scores of canaries."""
+    path = _file()
+    good = b'{"included": [true, false, 1], "scores": [0.5, -2, 1e3]}'
+
+    def read(content: bytes) -> None:
+        included, scores = read_scores(_written(path, content))
+        assert included.shape == scores.shape and included.size and scores.dtype == np.float64
+
+    wrong = good.replace(b"0.5", b"{}"), good.replace(b"-2", b"1" + 400 * b"0")
+    return Target(read, (ValueError,), (good, *wrong, b'{"included": [], "scores": []}', b"[]"))
 
 
 def population() -> Target:

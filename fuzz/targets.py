@@ -67,14 +67,14 @@ GROUPS: Mapping[str, Group] = {
     "files": Group(
         (
             *("ledger", "policy", "array_file", "checkpoint", "population", "noise_rows"),
-            *("tokens", "questions", "key_file"),
+            *("tokens", "questions", "key_file", "audit_scores"),
         ),
         (
             *("privacy.json_text", "privacy.array_files", "privacy.arguments"),
             *("privacy.accounting.ledger_text", "privacy.accounting.events"),
             *("privacy.training.data_policy", "privacy.correlated_noise.instance"),
             *("privacy.inference_service.tokens", "privacy.inference_service.questions"),
-            "privacy.inference_service.key_file",
+            *("privacy.inference_service.key_file", "privacy.audit.__main__"),
             *("strategies.checkpoint", "strategies.population"),
         ),
     ),

@@ -1,5 +1,6 @@
 """How ``pytest -n`` shares the tests out, and what every test finds and leaves as it was."""
 
+import gc
 import logging
 from collections.abc import Iterator
 
@@ -47,6 +48,17 @@ class ModulesTogether(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ModulesTogether:
     return ModulesTogether(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What collecting makes stays to the end: garbage is looked for in the rest alone."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ import ast
 import builtins
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
 def imported_roots(path: Path) -> set[str]:
     roots: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -64,8 +66,13 @@ def folders_that_know_each_other(graph: Graph) -> list[tuple[str, str]]:
     ]
 
 
-def test_folders_do_not_know_each_other_both_ways() -> None:
-    assert folders_that_know_each_other(imports(modules())) == []
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return imports(modules())
+
+
+def test_folders_do_not_know_each_other_both_ways(graph: Graph) -> None:
+    assert folders_that_know_each_other(graph) == []
 
 
 @pytest.mark.parametrize(
@@ -78,11 +85,10 @@ def test_folders_do_not_know_each_other_both_ways() -> None:
         ("privacy.inference.owner.owner", "privacy.inference.evaluator.pool"),
     ],
 )
-def test_a_way_back_between_folders_is_seen(module: str, imported: str) -> None:
-    graph = imports(modules())
-    graph[module].add(imported)
+def test_a_way_back_between_folders_is_seen(graph: Graph, module: str, imported: str) -> None:
     pair = sorted(name.rpartition(".")[0] for name in (module, imported))
-    assert folders_that_know_each_other(graph) == [tuple(pair)]
+    back = {**graph, module: graph[module] | {imported}}
+    assert folders_that_know_each_other(back) == [tuple(pair)]
 
 
 def test_flower_takes_every_module_for_one_of_the_app() -> None:
@@ -127,10 +133,11 @@ def test_a_folders_init_shows_its_public_names_on_one_screen(path: Path) -> None
 
 
 def test_errors_are_named_so_and_those_that_leave_their_folder_are_in_its_errors_module() -> None:
+    trees = {path: ast.parse(path.read_text()) for path in sources()}
     classes = {
         node.name: (node, path)
-        for path in sources()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
     }
 
@@ -143,8 +150,8 @@ def test_errors_are_named_so_and_those_that_leave_their_folder_are_in_its_errors
     errors = {name: path for name, (_, path) in classes.items() if is_error(name)}
     assert not {name for name in errors if not name.endswith("Error")}
     elsewhere = {name: path for name, path in errors.items() if path.name != "errors.py"}
-    for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     home = elsewhere.get(alias.name, path).parent

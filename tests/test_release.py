@@ -1,6 +1,7 @@
 """What leaves the repository, as those who take it will check it."""
 
 import re
+import tarfile
 import tomllib
 import zipfile
 from io import BytesIO
@@ -15,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from privacy.imports import EXTRAS
-from tools.release import hub_folder, main, owner_project
+from tools.release import hub_folder, main, owner_project, sdist
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +63,13 @@ def test_the_page_on_flower_hub_says_what_it_is_about(app: Path) -> None:
     assert f"flwr new {name}\n" in text
     assert "num-supernodes" in text
     assert "--node-config" in text
+
+
+def test_the_source_distribution_holds_what_its_tests_read(tmp_path: Path) -> None:
+    with tarfile.open(sdist(tmp_path)) as opened:
+        held = {name.partition("/")[2] for name in opened.getnames()}
+    assert held >= {"CITATION.cff", "Makefile", ".github/workflows/release.yml"}
+    assert held >= {"tests/test_release.py", "docs/results/noise.json", "privacy/py.typed"}
 
 
 def test_the_owners_wheel_asks_for_neither_flower_nor_pytorch() -> None:

@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.accounting import Adjacency, read_ledger
 from privacy.accounting.errors import LedgerError
-from privacy.audit.experiment import judge
+from privacy.audit.experiment import Scores, judge
 from privacy.audit.statistics import epsilon_lower_bound
 from privacy.audit.trade_off import PrivacyCurve, mu_lower_bound
 from privacy.command_line import CommandParser
@@ -44,13 +46,7 @@ def _bound(options: argparse.Namespace) -> int:
 
 
 def _scores(options: argparse.Namespace) -> int:
-    document = read_json(options.file.read_text())
-    if not isinstance(document, dict) or not {"included", "scores"} <= document.keys():
-        raise ValueError(f'{options.file} must hold an object with "included" and "scores"')
-    coins = document["included"]
-    if not isinstance(coins, list) or any(coin not in (0, 1) for coin in coins):
-        raise ValueError('"included" must be a list of true and false')
-    included = np.array(coins, dtype=np.bool_)
+    included, scores = read_scores(options.file)
     claimed, curve = options.claimed_epsilon, None
     if options.ledger is not None:
         ledger = read_ledger(options.ledger)
@@ -61,7 +57,7 @@ def _scores(options: argparse.Namespace) -> int:
                 ledger.events, delta=options.delta, adjacency=ledger.adjacency
             )
     result = judge(
-        {"scores": np.array(document["scores"], dtype=np.float64)},
+        {"scores": scores},
         included,
         claimed_epsilon=claimed,
         delta=options.delta,
@@ -71,6 +67,34 @@ def _scores(options: argparse.Namespace) -> int:
     )
     print(json.dumps(result.as_dict(), ensure_ascii=False))
     return 0 if result.passed else 1
+
+
+def read_scores(file: Path) -> tuple[NDArray[np.bool_], Scores]:
+    """The coins and the scores of as many canaries that a file holds.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, if it holds anything else.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        document = read_json(file.read_bytes())
+        if not isinstance(document, dict) or not {"included", "scores"} <= document.keys():
+            raise ValueError('it must hold an object with "included" and "scores"')
+        coins, given = document["included"], document["scores"]
+        if not isinstance(coins, list) or not coins or any(coin not in (0, 1) for coin in coins):
+            raise ValueError('"included" must be a list of true and false')
+        if not isinstance(given, list) or len(given) != len(coins):
+            raise ValueError(
+                f'"scores" must be a list of as many numbers as "included", {len(coins)}'
+            )
+        if any(type(score) not in (int, float) or math.isnan(score) for score in given):
+            raise ValueError('"scores" must be a list of numbers')
+        return np.array(coins, dtype=np.bool_), np.array([float(score) for score in given])
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -1,11 +1,14 @@
 """The benchmarks' doors: what is listed, what is drawn, and that docs/results is not typed."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks import __main__ as command
 from benchmarks import _compare, _results
@@ -58,6 +61,21 @@ def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
     assert (folder / "noise.png").stat().st_size > 5_000
 
 
+def test_where_the_peer_is_better_comes_first(tmp_path: Path) -> None:
+    far = Row("five", "rate", "1/s", Spread.of([1.0]), Spread.of([50.0]), "them", True)
+    for name, rows in (("aggregation", [WON]), ("noise", [WON, LOST, far]), ("soak", [far])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document(name, *rows)))
+    _results.write_pages(tmp_path, names=["aggregation", "noise", "soak"], load=command.load)
+    page = (tmp_path / "noise.md").read_text()
+    cases = [line.split(" | ")[0].strip("| ") for line in page.splitlines() if "(them)" in line]
+    assert cases == ["five", "two", "one", "two", "five"]
+    assert "Where the peer is better" not in (tmp_path / "aggregation.md").read_text()
+    index = (tmp_path / "index.md").read_text()
+    assert index.index("## Who wins") < index.index("## All benchmarks")
+    order = [index.index(f"[{name}]({name}.md) | ") for name in ("noise", "soak", "aggregation")]
+    assert order == sorted(order)
+
+
 def test_the_summary_holds_ours_the_peer_and_the_ratio() -> None:
     text = _results.summary([document("noise", WON, LOST, ALONE)])
     assert len(text.splitlines()) == 2 + 2  # what has no peer is left out
@@ -90,8 +108,14 @@ def test_the_committed_figures_are_json() -> None:
         json.loads(file.read_text(), parse_constant=refuse)
 
 
-def test_the_committed_pages_are_what_the_figures_give(tmp_path: Path) -> None:
-    """Of the same figures the command writes the same pages, letter for letter."""
+def test_the_committed_pages_are_what_the_figures_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same figures the command writes the same pages, letter for letter.
+
+    Pictures are laid out and not painted: the tests of one picture each look at those.
+    """
+    monkeypatch.setattr(Figure, "savefig", lambda _, path, **how: path.touch())
     committed = ROOT / "docs" / "results"
     folder = tmp_path / "results"
     folder.mkdir()
@@ -180,8 +204,9 @@ def test_measuring_again_is_compared_with_what_is_committed(
     assert "on one side only: three: size" in output
     assert "on one side only: two: rate" in output
     assert "utility: not compared" in output
+    assert "these on" not in output
     (new / "noise.json").write_text(json.dumps(document("noise", row([9.0])) | {"quick": True}))
-    assert command.compare_all(new, old) == 0
+    assert command.compare_all(new, old) == 1
     assert (
         "the committed figures are of a full run, these of a quick one" in capsys.readouterr().out
     )
@@ -189,6 +214,55 @@ def test_measuring_again_is_compared_with_what_is_committed(
     (new / "noise.json").write_text(json.dumps(document("noise", slower)))
     assert command.compare_all(new, old) == 1
     assert "one: time: 2.25 to 3.3, now 0.3 to 0.3667" in capsys.readouterr().out
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in document("noise", WON).items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("figures", "why"),
+    [
+        ("", "noise.json: Expecting value"),
+        ("[]", "noise.json: it must hold an object with"),
+        (_without("rows"), "noise.json: it must hold an object with"),
+        (_without("rows") | {"rows": [{}]}, "noise: a row is damaged: KeyError"),
+        (_without("rows") | {"rows": 5}, "noise: a row is damaged: TypeError"),
+        (document("utility", WON), "noise: these figures are of utility"),
+        (document("noise"), "nothing was compared"),
+        (document("noise", replace(WON, unit="ms")), "nothing was compared"),
+        (document("noise", replace(WON, ours=Spread.of([math.nan]))), "0 of 1 agree"),
+    ],
+)
+def test_figures_that_cannot_be_compared_do_not_agree(
+    figures: Any, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, given in ((old, document("noise", WON)), (new, figures)):
+        folder.mkdir()
+        text = given if isinstance(given, str) else json.dumps(given)
+        (folder / "noise.json").write_text(text)
+    assert command.compare_all(new, old) == 1
+    assert why in capsys.readouterr().out
+
+
+def test_no_figures_at_all_do_not_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "noise.json").write_text(json.dumps(document("noise", WON)))
+    assert command.compare_all(tmp_path / "missing", tmp_path) == 1
+    assert "nothing was compared" in capsys.readouterr().out
+
+
+def test_figures_of_two_machines_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, processor in ((old, "P"), (new, "Q")):
+        folder.mkdir()
+        figures = document("noise", WON)
+        figures["machine"]["processor"] = processor
+        (folder / "noise.json").write_text(json.dumps(figures))
+    assert command.compare_all(new, old) == 0
+    output = capsys.readouterr().out
+    assert "committed on 2 cores of P" in output
+    assert "these on 2 cores of Q" in output
 
 
 # The rounds benchmark --------------------------------------------------------------------------

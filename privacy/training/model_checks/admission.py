@@ -23,7 +23,7 @@ from privacy.training.model_checks.model_state import (
 )
 from privacy.training.model_checks.program_identity import program_identity
 from privacy.training.model_checks.trial_records import DISTRIBUTIONS, trial_records
-from privacy.training.per_example.capture import Capture
+from privacy.training.per_example.capture import Capture, leaves_of
 from privacy.training.per_example.gradients import Gradients
 from privacy.training.per_example.loss import ExampleLoss, detached, tensors_of
 from privacy.training.per_example.malformed import PROGRAM_ERRORS
@@ -164,11 +164,14 @@ def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
         _check_loss(loss, detached(outputs), targets)
         losses = loss(outputs, targets)
         _check_finite("losses", losses)
+        if not all(parameter.requires_grad for parameter in trained.values()):
+            raise GradientError(
+                "the model freezes parameters while it runs, so that other gradients are asked for "
+                "than it has: freeze them before training, with requires_grad_(False)"
+            )
         capture.check_parameters(losses)
         layers = capture.gradients(losses, keep_graph=True)
-        expected: Sequence[Tensor | None] = (None,) * len(trained)
-        if losses.requires_grad:
-            expected = torch.autograd.grad(losses.sum(), list(trained.values()), allow_unused=True)
+        expected = _torchs_own(losses, list(trained.values()))
         if all(gradient is None for gradient in expected):
             raise GradientError(
                 "the loss gives no trainable parameter a gradient, so that no step would train: it "
@@ -182,6 +185,26 @@ def check_gradients(model: nn.Module, loss: ExampleLoss, batch: Sequence[Tensor]
             for layer in layers.values():
                 sums.update(layer.weighted_sum(ones))
     _compare(trained, expected, sums)
+
+
+def _torchs_own(losses: Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients that ``backward`` leaves on the parameters; all that are there stay.
+
+    ``torch.autograd.grad`` passes by what a function runs of its own in its backward pass, as a
+    reentrant checkpoint does.
+    """
+    if not losses.requires_grad:
+        return [None for _ in parameters]
+    leaves = {*parameters, *leaves_of(losses)}
+    before = {leaf: leaf.grad for leaf in leaves}
+    try:
+        for leaf in leaves:
+            leaf.grad = None
+        losses.sum().backward()
+        return [parameter.grad for parameter in parameters]
+    finally:
+        for leaf, gradient in before.items():
+            leaf.grad = gradient
 
 
 def _refuse_hooks(trained: Mapping[str, nn.Parameter]) -> None:
@@ -211,8 +234,9 @@ def _compare(
             raise GradientError(
                 f"the per-example gradients of parameter '{name}' do not add up to torch's own "
                 "gradient: something between the parameter and the loss (a hook, a forward of its "
-                "own, a computed weight) is out of their reach; take it away, put the parameter "
-                "into a module with a forward of its own, or freeze it with requires_grad_(False)"
+                "own, a computed weight, a checkpoint with use_reentrant=True) is out of their "
+                "reach; take it away, put the parameter into a module with a forward of its own, "
+                "or freeze it with requires_grad_(False)"
             )
 
 

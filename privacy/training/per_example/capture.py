@@ -278,6 +278,11 @@ def _nodes_behind(node: Node, stops: set[Node]) -> Iterator[Node]:
                     waiting.append(following)
 
 
+def leaves_of(outputs: Tensor) -> Iterator[Tensor]:
+    """The tensors whose gradients a backward pass from ``outputs`` accumulates."""
+    return _parameters_between([] if outputs.grad_fn is None else [outputs.grad_fn], set())
+
+
 def _parameters_between(start: Iterable[Node], stops: set[Node]) -> Iterator[Tensor]:
     """The leaves of the graph from ``start`` back to ``stops``, exclusive."""
     waiting = [node for node in start if node not in stops]

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -44,6 +45,8 @@ def exact_decisions(population, rate, dropout_probability, opening, max_clients=
 
     How many of those who drop out did so before they announced themselves is the worst case.
     """
+
+    opening = cache(opening)
 
     def opens(announced, survived, drawn):
         plan = opening(announced, drawn)

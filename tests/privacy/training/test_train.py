@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import TensorDataset
 
 from privacy.accounting import Budget, GaussianRelease, Poisson, Repeated
@@ -58,12 +59,12 @@ def noisy(noise_multiplier: float = 1.0, **changes: object) -> ClipAndNoise:
 def run(
     model: nn.Module, data: tuple[Tensor, ...], lr: float = 0.1, **how: object
 ) -> TrainingResult:
+    usual = {"loss": cross_entropy, "protection": ClipOnly(clipping_norm=1.0)}
     return train(
         model,
         data,
-        loss=cross_entropy,
         optimizer=torch.optim.SGD(model.parameters(), lr=lr),
-        **{"protection": ClipOnly(clipping_norm=1.0), "batches": FullBatch(), **how},  # type: ignore[arg-type]
+        **{**usual, "batches": FullBatch(), **how},  # type: ignore[arg-type]
     )
 
 
@@ -492,6 +493,57 @@ class Overwriting(nn.Module):
 def test_an_input_overwritten_after_use_is_refused(data: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(GradientError, match="overwritten"):
         run(Overwriting(), data)
+
+
+class Reentrant(nn.Module):
+    """A layer that runs once without gradients, and again, of its own, in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.last = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        run_again = checkpoint(self.inside, x.requires_grad_(), use_reentrant=True)
+        return self.last(torch.tanh(run_again))  # type: ignore[no-any-return]
+
+
+class Freezing(nn.Module):
+    """Trains its first layer or not, as it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.last = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inside.requires_grad_(not self.inside.weight.requires_grad)
+        return self.last(torch.tanh(self.inside(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [(Reentrant(), r"'inside\.weight'.*use_reentrant"), (Freezing(), "freezes parameters")],
+    ids=["reentrant", "freezing"],
+)
+def test_a_layer_whose_gradient_is_hidden_is_refused(
+    model: nn.Module, reason: str, data: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(GradientError, match=reason):
+        run(model, data)
+
+
+def test_a_trial_leaves_no_gradient_on_what_a_loss_has_of_its_own(
+    data: tuple[Tensor, Tensor],
+) -> None:
+    temperature = torch.ones((), requires_grad=True)
+
+    def tempered(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs * temperature, targets, reduction="none")
+
+    run(nn.Linear(12, 3), data, loss=tempered)
+    assert temperature.grad is None
+    temperature.grad = torch.tensor(5.0)
+    run(nn.Linear(12, 3, bias=False), data, loss=tempered)
+    assert temperature.grad == 5.0
 
 
 class Deaf(nn.Module):

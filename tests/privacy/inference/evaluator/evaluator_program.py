@@ -57,7 +57,3 @@ def small_model() -> CompiledModel:
 def model_of_a_library_that_prints() -> CompiledModel:
     print("a library that prints")
     return small_model()
-
-
-def no_model() -> CompiledModel:
-    sys.exit("its last words")

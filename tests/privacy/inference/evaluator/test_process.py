@@ -28,8 +28,8 @@ from privacy.inference.errors import (
     SecretsError,
 )
 from tests.privacy.inference.evaluator.evaluator_program import (
+    ROOT,
     model_of_a_library_that_prints,
-    no_model,
     small_model,
     start_compiling,
     start_process,
@@ -45,13 +45,16 @@ def compiled() -> CompiledModel:
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[EvaluatorProcess]:
-    with start_compiling(model_of_a_library_that_prints) as running:
+    """One that compiles by itself, and does without TenSEAL: importing it fails."""
+    nothing = "import sys; sys.modules.update(tenseal=None, zstandard=None)"
+    with start_compiling(model_of_a_library_that_prints, first=nothing) as running:
         yield running
 
 
 def test_a_process_answers_one_owner_after_the_other(
     process: EvaluatorProcess, compiled: CompiledModel
 ) -> None:
+    """Without TenSEAL, from compiling to the answer, and whatever a library prints."""
     right = compiled.predict(X).argmax(axis=1).tolist()
     assert process.plan.digest == compiled.plan.digest
     for _ in range(2):
@@ -60,16 +63,6 @@ def test_a_process_answers_one_owner_after_the_other(
         answers = [process.evaluate(owner.encrypt(x)) for x in X]
         assert [owner.decrypt(answer).label for answer, _ in answers] == right
         assert all(seconds > 0 for _, seconds in answers)
-
-
-def test_an_evaluators_process_does_without_tenseal(compiled: CompiledModel) -> None:
-    """From compiling to the answer: where importing it fails, everything works."""
-    nothing = "import sys; sys.modules.update(tenseal=None, zstandard=None)"
-    with start_compiling(small_model, first=nothing) as running:
-        owner = DataOwner(running.plan)
-        running.use_keys(owner.public_material())
-        answer, _ = running.evaluate(owner.encrypt(X[0]))
-    assert owner.decrypt(answer).label == compiled.predict(X[:1]).argmax()
 
 
 def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess) -> None:
@@ -92,8 +85,12 @@ def test_what_a_process_refuses_costs_only_its_sender(process: EvaluatorProcess)
 
 
 def test_a_process_that_dies_is_an_error_with_its_last_words() -> None:
+    program = (
+        "import sys\nfrom privacy.inference import serve_evaluations\n"
+        "serve_evaluations(lambda: sys.exit('its last words'))"
+    )
     with pytest.raises(EvaluatorFailedError, match="its last words"):
-        start_compiling(no_model)
+        EvaluatorProcess([sys.executable, "-c", program], folder=ROOT)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from sklearn import compose, decomposition, linear_model, preprocessing
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
@@ -34,9 +34,11 @@ COLUMNS: list[Any] = [
 ]
 
 
-def compare(transformer: Any) -> None:
-    pipeline = make_pipeline(transformer, linear_model.LogisticRegression())
-    pipeline.fit(X, Y)
+def fitted(transformer: Any) -> Pipeline:
+    return make_pipeline(transformer, linear_model.LogisticRegression()).fit(X, Y)
+
+
+def compare(pipeline: Pipeline) -> None:
     model = from_sklearn(pipeline)
     assert len(model) == 1
     inputs = NEW
@@ -69,7 +71,11 @@ def trees(draw: Any, depth: int = 2) -> Any:
 @settings(max_examples=60, deadline=None)
 @given(trees())
 def test_any_composition_is_one_layer(tree: Any) -> None:
-    compare(tree)
+    try:
+        pipeline = fitted(tree)
+    except ValueError:  # scikit-learn's own: FastICA of a column that a step before made constant
+        reject()
+    compare(pipeline)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +83,9 @@ def test_any_composition_is_one_layer(tree: Any) -> None:
 )
 @pytest.mark.parametrize("rest", ["drop", "passthrough", preprocessing.MinMaxScaler()], ids=str)
 def test_columns_are_chosen_in_every_way(columns: Any, rest: Any) -> None:
-    parts = [("a", preprocessing.StandardScaler(), columns), ("b", "passthrough", [4])]
-    compare(compose.ColumnTransformer([*parts, ("c", "drop", [3])], remainder=rest))
+    scaled = ("a", preprocessing.StandardScaler(), columns)
+    parts = [scaled, ("b", "passthrough", [4]), ("c", "drop", [3])]
+    compare(fitted(compose.ColumnTransformer(parts, remainder=rest)))
 
 
 @pytest.mark.parametrize(
