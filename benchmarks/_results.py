@@ -118,14 +118,16 @@ def write_pages(folder: Path, *, names: list[str], load: Load) -> list[str]:
         The benchmarks of which there was no file.
     """
     documents = load_documents(folder, names)
-    lines = ["| benchmark | what it measures |\n|---|---|"]
+    lines = ["| benchmark | what it measures | with bloomseal | on |\n|---|---|---|---|"]
     for document in documents:
         name = document["benchmark"]
         benchmark = load(name)
         drawn = draw(benchmark, document, folder / f"{name}.png")
         text = (benchmark.__doc__ or name).strip().splitlines()[0]
         (folder / f"{name}.md").write_text(_page(document, text, drawn=drawn))
-        lines.append(f"| [{name}]({name}.md) | {text} |")
+        used = document["machine"]
+        version, processor = used["packages"].get("bloomseal", ""), used["processor"]
+        lines.append(f"| [{name}]({name}.md) | {text} | {version} | {processor} |")
     parts = [_INTRODUCTION, _who_wins(documents), "## All benchmarks", "\n".join(lines)]
     present = {document["benchmark"] for document in documents}
     missing = [name for name in names if name not in present]
@@ -238,7 +240,8 @@ widened by a tenth. A figure with a peer is compared by its ratio.
 
 *Ours* and *peer* are medians of repetitions, lowest to highest in brackets; repetitions that are
 timed are interleaved. *Ratio* says how many times better ours is than the peer: above 1 ours wins,
-below 1 the peer does. Times and rates depend on the machine, which is named below each table.
+below 1 the peer does. Times and rates depend on the machine. Not all figures are of one machine and
+one version: the table of all benchmarks names them, and what is below each table all packages.
 
 The figures that answer a question of yours may be on another page: [how accurate a private model
 is](../explanation/utility.md), [what many clients cost the server](../explanation/scale.md)."""

@@ -55,6 +55,21 @@ def test_pages_that_code_names_are_there() -> None:
     assert {path: str(file) for path, file in named.items() if not (ROOT / path).exists()} == {}
 
 
+def test_tests_and_files_that_pages_name_are_there() -> None:
+    """What a page says is tested, by a test's name or by the path of a file."""
+    files = list((ROOT / "tests").rglob("*.py"))
+    there = {file.stem for file in files}
+    for file in files:
+        there |= set(re.findall(r"^ *(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE))
+    text = "\n".join(page.read_text() for page in PAGES)
+    tests = set(re.findall(r"`(?:[\w/]+\.py::)?(test_[a-z]+_\w+)", text))
+    assert len(tests) > 30
+    assert sorted(tests - there) == []
+    paths = set(re.findall(r"`((?:tests|benchmarks|tools|fuzz)/[\w/]+\.py)", text))
+    assert len(paths) > 20
+    assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+
+
 def test_a_broken_link_is_seen() -> None:
     page = ROOT / "docs" / "index.md"
     assert "(glossary.md)" in page.read_text()

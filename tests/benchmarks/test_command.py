@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def document(name: str, *rows: Row) -> dict[str, Any]:
-    machine = {"cores": 2, "processor": "P", "python": "3.11", "packages": {"numpy": "2"}}
+    machine = {"cores": 2, "processor": "P", "python": "3.11", "packages": {"bloomseal": "0.2.0"}}
     figures = [row.as_dict() for row in rows]
     return {"benchmark": name, "quick": False, "machine": machine, "rows": figures}
 
@@ -72,6 +72,7 @@ def test_where_the_peer_is_better_comes_first(tmp_path: Path) -> None:
     assert "Where the peer is better" not in (tmp_path / "aggregation.md").read_text()
     index = (tmp_path / "index.md").read_text()
     assert index.index("## Who wins") < index.index("## All benchmarks")
+    assert "| 0.2.0 | P |" in index
     order = [index.index(f"[{name}]({name}.md) | ") for name in ("noise", "soak", "aggregation")]
     assert order == sorted(order)
 

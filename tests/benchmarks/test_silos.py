@@ -10,14 +10,14 @@ from torch import nn
 
 from benchmarks.harness import Spread
 from benchmarks.silos import measure
-from benchmarks.silos.arms import DELTA, Setting, noise_of, silo_step, skewed_parts
+from benchmarks.silos.arms import DELTA, RECORDS, noise_of, silo_step, skewed_parts
 from benchmarks.silos.measure import CELLS, OWN, SHARED, Cell
 from benchmarks.silos.steps import StepCost
 from flower_app.models.build import build_model
 from privacy.accounting import GaussianRelease, Poisson, Repeated, epsilon
 from privacy.mechanisms import SeededRandomness, SiloGaussian
 from privacy.secure_aggregation import FewSilos
-from privacy.training import Persons, silo_sum
+from privacy.training import Persons, SiloStep, silo_sum
 
 
 def test_one_sum_over_everybody_is_the_sum_of_the_silos() -> None:
@@ -25,9 +25,13 @@ def test_one_sum_over_everybody_is_the_sum_of_the_silos() -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
     inputs, labels = torch.randn(40, 6), torch.randint(3, (40,))
-    mechanism = SiloGaussian(min_silos=2)
-    setting = Setting(steps=1, rate=1.0 - 1e-12, clipping_norm=0.5, learning_rate=1.0)
-    step = silo_step(model, mechanism, setting, epsilon=1e9)
+    step = SiloStep(
+        mechanism=SiloGaussian(min_silos=2),
+        clipping_norm=0.5,
+        noise_multiplier=1e-5,
+        sampling_rate=1.0 - 1e-12,
+        persons=RECORDS,
+    )
     noise = step.mechanism.share_variance(step.noise_multiplier) ** 0.5
 
     def total(parts: list[slice]) -> np.ndarray:

@@ -159,16 +159,13 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         if name != "sleeper"
     }
     deployment.wait_until_online(*running)
-    listed = base / "clients.json"
-    keys = [str(node.key.public) for node in nodes.values()]
-    assert main(["population", str(listed), *keys]) == 0
 
     # Round 1 waits for the honest node until the other runs have begun and the late node is there.
     gates["honest"].touch()
     gates["sleeper"].touch()
     results = base / "results"
     ledger = base / "ledger.jsonl"
-    clients = {"population": 0, "population_file": str(listed)}
+    clients = listed(base, *nodes.values())
     other = start(deployment, settings(results, **clients, rounds=1, record_epsilon=0.5))
     beside = folder_of(results, other)
     wait_until(lambda: training_lines(beside, 1, "drew"))
@@ -232,6 +229,13 @@ def story(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> S
         charges=(charges_then, charges(nodes["mortal"])),
         trace=base / "trace",
     )
+
+
+def listed(folder: Path, *nodes: Node) -> dict[str, Any]:
+    """The settings of a run over these nodes alone, whose list is written to a folder."""
+    file = folder / "clients.json"
+    assert main(["population", str(file), *(str(node.key.public) for node in nodes)]) == 0
+    return {"population": 0, "population_file": str(file)}
 
 
 def kill_server_app(deployment: Deployment) -> None:
@@ -346,10 +350,7 @@ def test_a_killed_serverapp_goes_on_from_its_correlated_noise(
 ) -> None:
     """What the model holds is taken back, and no noise that a sum had serves another."""
     honest, gate = story.nodes["honest"], story.ledger.parent / "honest.gate"
-    keys = [str(story.nodes[name].key.public) for name in NAMES if name != "garbler"]
-    listed = tmp_path / "clients.json"
-    assert main(["population", str(listed), *keys]) == 0
-    clients = {"population": 0, "population_file": str(listed)}
+    clients = listed(tmp_path, story.nodes["honest"], story.nodes["mortal"], story.nodes["sleeper"])
     results, ledger = tmp_path / "results", tmp_path / "ledger.jsonl"
     in_turns = {"mechanism": "banded", "sampling_rate": 0.5, "ledger": str(ledger)}
     run = start(deployment, settings(results, **clients, **in_turns))
@@ -381,15 +382,16 @@ def test_a_killed_serverapp_goes_on_from_its_correlated_noise(
     assert not secret.exists()
 
 
-@pytest.fixture(scope="module")
-def strangers(deployment: Deployment) -> "dict[str, tuple[Node, subprocess.Popen[bytes]]]":
-    """Nodes that must not be let in, all started at once."""
+def test_strangers_are_refused(deployment: Deployment) -> None:
+    """A node without a key, with a key nobody registered, before a SuperLink it must not trust."""
     other = make_certificates(deployment.folder / "other-certificates")
     trust = ("--root-certificates", str(deployment.certificates.ca))
-    nodes = {
-        name: deployment.new_node(name, deployment.folder)
-        for name in ("keyless", "unregistered", "misled")
+    refusals = {
+        "keyless": "SuperNode authentication is enabled",
+        "unregistered": "Failed to activate SuperNode",
+        "misled": "CERTIFICATE_VERIFY_FAILED",
     }
+    nodes = {name: deployment.new_node(name, deployment.folder) for name in refusals}
     deployment.register(nodes["misled"])
     keys = {
         name: ("--auth-supernode-private-key", str(node.key.private))
@@ -400,32 +402,14 @@ def strangers(deployment: Deployment) -> "dict[str, tuple[Node, subprocess.Popen
         "unregistered": (*trust, *keys["unregistered"]),
         "misled": ("--root-certificates", str(other.ca), *keys["misled"]),
     }
-    return {
-        name: (node, deployment.start_node(node, options=options[name]))
-        for name, node in nodes.items()
+    started = {
+        name: deployment.start_node(node, options=options[name]) for name, node in nodes.items()
     }
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("keyless", "SuperNode authentication is enabled"),
-        ("unregistered", "Failed to activate SuperNode"),
-        ("misled", "CERTIFICATE_VERIFY_FAILED"),
-    ],
-)
-def test_a_stranger_is_refused(
-    deployment: Deployment,
-    strangers: "dict[str, tuple[Node, subprocess.Popen[bytes]]]",
-    name: str,
-    reason: str,
-) -> None:
-    """A node without a key, with a key nobody registered, before a SuperLink it must not trust."""
-    node, process = strangers[name]
-    wait_until(lambda: process.poll() is not None)
-    assert process.returncode != 0
-    assert reason in node.log.read_text()
-    assert name not in deployment.online()
+    wait_until(lambda: all(process.poll() is not None for process in started.values()))
+    for name, reason in refusals.items():
+        assert started[name].returncode != 0
+        assert reason in nodes[name].log.read_text()
+    assert not set(refusals) & deployment.online()
 
 
 def test_an_operator_refuses_a_superlink_with_a_wrong_certificate(deployment: Deployment) -> None:
@@ -465,8 +449,9 @@ def test_a_full_disk_stops_the_run_before_it_releases(
     deployment: Deployment, story: Story, small_disk: Path, tmp_path: Path
 ) -> None:
     ledger = small_disk / "ledger.jsonl"
-    run = start(deployment, settings(tmp_path, ledger=str(ledger)))
-    folder = folder_of(tmp_path, run)
+    clients = listed(tmp_path, story.nodes["honest"])
+    run = start(deployment, settings(tmp_path / "results", **clients, ledger=str(ledger)))
+    folder = folder_of(tmp_path / "results", run)
     wait_until(lambda: round_of(folder) >= 1)
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
         while True:

@@ -505,7 +505,7 @@ def test_a_run_over_rows_clips_each_row_by_itself_whosever_it_is(tmp_path: Path)
         folder.mkdir()
         app = silo_app(lambda silo: policy(silo, unit="row"), load=ann(rows_of_hers))
         strategy = strategy_of(
-            folder, unit="row", sampling_rate=1 - 2**-50, noise_multiplier=0.001, persons=1
+            folder, unit="row", sampling_rate=1 - 2**-50, noise_multiplier=0.005, persons=1
         )
         return vector(strategy.start(InProcessGrid(app, 4), initial(), num_rounds=1).arrays)
 
