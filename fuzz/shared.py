@@ -7,6 +7,7 @@ import socket
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -212,6 +213,12 @@ def provider_state() -> Target:
         for party in _PARTIES:
             Letter.from_bytes(provider.letter(party), plan, party)
 
-    others = ({**fields, "next": 2**63}, {**fields, "next": 1.5}, {**fields, "more": ""}, [], 1)
+    others: tuple[Any, ...] = (
+        {**fields, "next": 2**63},
+        {**fields, "next": 1.5},
+        {**fields, "more": ""},
+        [],
+        1,
+    )
     seeds = (good, *(json.dumps(other).encode() for other in others))
     return Target(read, (MaterialError,), seeds)

@@ -161,7 +161,7 @@ def run_folder() -> Target:
         if refusals:
             raise refusals[0]
 
-    others = ({**config, "epsilon": [3]}, {**config, "model": {}}, {}, [])
+    others: tuple[Any, ...] = ({**config, "epsilon": [3]}, {**config, "model": {}}, {}, [])
     return Target(
         read, (SettingError,), tuple(json.dumps(each).encode() for each in (config, *others))
     )

@@ -118,7 +118,7 @@ def question_file() -> Target:
         path = folder / ("rows.npy" if content[:1] and content[0] & 1 else "rows.csv")
         path.write_bytes(content[1:])
         refusals = []
-        for _, _, question in plan_questions([path], plan, str):
+        for _, _, question in plan_questions([path], plan, lambda line: None):
             if isinstance(question, DataError):
                 refusals.append(question)
             else:
