@@ -104,7 +104,7 @@ def run(*, quick: bool, log: Log) -> list[Row]:
         python = interpreter(crypten, make=not quick, log=log)
     except NotMeasuredError as reason:
         missing = f"{crypten.title}: not measured: {reason}"
-    for case in CASES:
+    for case in CASES[:2] if quick else CASES:
         model, sample, test, _ = train(case, quick=quick)
         compiled = _compiled(model, sample, 1)
         log(f"{case.name}:\n{compiled.plan}")

@@ -42,7 +42,7 @@ def run(*, quick: bool, log: Log) -> list[Row]:
     repetitions, images = (3, 20) if quick else (7, 1000)
     rows: list[Row] = []
     trained: dict[Callable[[], nn.Sequential], Trained] = {}
-    for case in CASES if not quick else CASES[:4]:
+    for case in CASES if not quick else (CASES[0], CASES[3]):
         if case.make not in trained:
             log(f"{case.name}: training")
             trained[case.make] = train(case, quick=quick)
