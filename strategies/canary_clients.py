@@ -76,7 +76,7 @@ def protocol_mods(
 class CanaryApp(ClientApp):
     """The user's app; its last nodes are canaries, of which some are as if they were not there.
 
-    In the clear such a canary declines everything. Under secure aggregation it masks zeros: to
+    In the clear such a canary is offline. Under secure aggregation it masks zeros: to
     leave would count as a dropout, and a sum of integers is the same with a zero in it.
     """
 
@@ -102,9 +102,9 @@ class CanaryApp(ClientApp):
         if self._protocol:
             return self._protocol[self._first + canary](message, context, self._update)
         if not self._included[canary] or message.metadata.message_type != MessageType.TRAIN:
-            # An answer, not an exception: nothing went wrong that the log should show.
-            declines = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "this canary declines")
-            return Message(declines, reply_to=message)
+            # As Flower answers for a node that is offline: it is absent, and nothing went wrong.
+            absent = Error(ErrorCode.NODE_UNAVAILABLE, "this canary is not there")
+            return Message(absent, reply_to=message)
         return self._update(message, context)
 
     def _update(self, message: Message, context: Context) -> Message:

@@ -142,6 +142,21 @@ def test_the_trial_on_made_up_data_of_client_training_runs_and_finds_a_slip(
             runpy.run_path(str(trial))
 
 
+def test_the_audit_of_a_training_runs_and_sees_that_its_noise_is_left_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (HOW_TO / "audit.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    (program,) = [each for each in programs if "audit_training(" in each]
+    printed = output(program, tmp_path, monkeypatch, capsys)
+    assert printed.endswith(" False\n")  # not blind
+    unnoised = program.replace("noise_multiplier=noise", "noise_multiplier=noise / 20")
+    assert unnoised != program
+    assert "guesses are right" in output(unnoised, tmp_path, monkeypatch, capsys)
+
+
 def test_the_figures_of_the_accounting_page_are_what_its_programs_compute(tmp_path: Path) -> None:
     """Each figure stands in a comment behind the call; the second program continues the first."""
     text = (HOW_TO / "accounting.md").read_text()

@@ -71,7 +71,8 @@ class AuditResult:
     p_values : dict of str to float
         Of further tests, by what a small one says.
     blind : bool
-        Whether no guesses could have contradicted the claim, not even if all had been right.
+        Whether no guesses could have contradicted the claim, not even if all had been right; of
+        :func:`privacy.audit.audit_training` also whether they did not where noise was left out.
     """
 
     claimed_epsilon: float
@@ -270,7 +271,9 @@ def judge(
     if not scores:
         raise ValueError("there are no scores; give at least one attack's")
     confidence = number("confidence", confidence, above=0, below=1)
-    claimed_epsilon = maybe_infinite("claimed_epsilon", claimed_epsilon, least=0)
+    claimed_epsilon = maybe_infinite(
+        "claimed_epsilon", claimed_epsilon, least=0, give="a number of at least 0, or infinity"
+    )
     delta = number("delta", delta, least=0, below=1)
     if cohort_p_value is not None:
         cohort_p_value = number("cohort_p_value", cohort_p_value, least=0, most=1)
@@ -301,7 +304,10 @@ def judge(
         noise_p_value,
         further,
     )
-    if claimed_epsilon < math.inf and not result.contradicts(attack("all right", count)):
+    if claimed_epsilon == math.inf:
+        _log.warning("This audit is blind: ε = ∞ is claimed, which nothing can contradict.")
+        return replace(result, blind=True)
+    if not result.contradicts(attack("all right", count)):
         _log.warning(
             "This audit is blind: with %d guesses about %d canaries, not even right guesses alone "
             "would contradict the claimed ε = %.3f at δ = %g. Give more canaries or more guesses.",

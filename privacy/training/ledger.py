@@ -66,7 +66,7 @@ class ClientLedger:
         change. All uses under one name compose.
     budget : Budget, optional
         ``charge`` refuses an event that would exceed it.
-    path : Path, optional
+    path : str or Path, optional
         The ledger's file, of this data set alone, mode 0600; processes may share it. Absolute, or
         from ``~``. Without it the ledger lives in memory: keep ``as_record()``.
     unit : "person" or "row"
@@ -87,16 +87,15 @@ class ClientLedger:
         *,
         dataset: str,
         budget: Budget | None = None,
-        path: Path | None = None,
+        path: str | Path | None = None,
         unit: Unit = "row",
     ) -> None:
         text("dataset", dataset, "a name by where the data comes from, such as 'ward-7/2025'")
         of_kind("budget", budget, (Budget, NoneType), "Budget(epsilon=…, delta=…), or None")
-        of_kind("path", path, (Path, NoneType), "a pathlib.Path, or None")
-        path = None if path is None else lasting_file("path", path)
         if unit not in UNITS:
             raise ValueError(f"unit is {shown(unit)}; give 'person' or 'row'")
-        self.dataset, self.budget, self.path, self.unit = dataset, budget, path, unit
+        self.dataset, self.budget, self.unit = dataset, budget, unit
+        self.path = None if path is None else lasting_file("path", path)
         self._memory = _LedgerInMemory(self._start())
         self._read()  # a ledger that cannot be kept is refused before any training
 

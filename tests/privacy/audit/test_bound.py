@@ -234,6 +234,23 @@ def test_a_claim_from_a_ledger_is_contradicted(
     assert '"scores"' in capsys.readouterr().err
 
 
+def test_an_infinite_claim_makes_an_audit_blind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    scores, ledger = tmp_path / "scores.json", tmp_path / "ledger.jsonl"
+    scores.write_text('{"included": [true, false], "scores": [1, 0]}')
+    with Ledger.open(ledger, population="p", adjacency=Adjacency.ADD_OR_REMOVE_ONE) as open_ledger:
+        open_ledger.append(GaussianRelease(0.0, Full()), run="r", round=1)
+    for claim in (["--claimed-epsilon", "inf"], ["--ledger", str(ledger)]):
+        caplog.clear()
+        assert main(["scores", str(scores), "--delta", "1e-5", *claim]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["claimed_epsilon"], answer["blind"]) == (None, True)
+        assert "nothing can contradict" in caplog.text
+    assert main(["scores", str(scores), "--delta", "1e-5", "--claimed-epsilon", "-1"]) == 2
+    assert "a number of at least 0, or infinity" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -1,5 +1,8 @@
 """The membership test for record-level training, and what one update gives away."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,19 +19,39 @@ from privacy.audit import (
     match_gradient,
     one_hot_records,
 )
-from privacy.training import ClientLedger, ClipAndNoise, ClipOnly, FullBatch, NominalCount, train
+from privacy.training import (
+    ClientLedger,
+    ClipAndNoise,
+    ClipOnly,
+    FullBatch,
+    GradientDescent,
+    NominalCount,
+    train,
+)
 
 DELTA = 1e-5
 
 
-def membership(*, claimed: float, noise: float | None) -> AuditResult:
-    """Train a linear model on 200 one-hot canaries by one full-batch step."""
-    model = nn.Sequential(nn.Linear(200, 2, bias=False))
-    nn.init.zeros_(model[0].weight)
-    inputs = one_hot_records(200, (200,), height=2.0)
-    targets = torch.arange(200) % 2
+def linear(*, bias: bool = True) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=bias))
 
-    def once(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+
+def membership(
+    *,
+    claimed: float,
+    noise: float | None,
+    model: nn.Module | None = None,
+    inputs: torch.Tensor | None = None,
+    background: tuple[torch.Tensor, torch.Tensor] | None = None,
+    learning_rate: float = 0.1,
+) -> AuditResult:
+    """Train a linear model of ten classes on 200 one-hot canaries by one full-batch step."""
+    model = linear() if model is None else model
+    inputs = one_hot_records(200, (28, 28)) if inputs is None else inputs
+    targets = torch.randint(0, 10, (200,))
+
+    def once(noise: float | None, *given: Any) -> None:
+        trained, *data = given
         protection: ClipOnly | ClipAndNoise = ClipOnly(clipping_norm=1.0)
         ledger = None
         if noise is not None:
@@ -40,22 +63,24 @@ def membership(*, claimed: float, noise: float | None) -> AuditResult:
                 count=NominalCount(records=100),
             )
         train(
-            model,
-            (inputs, targets),
+            trained,
+            data,
             loss=cross_entropy,
-            optimizer=torch.optim.SGD(model.parameters(), lr=100.0),
+            optimizer=GradientDescent(trained.parameters(), learning_rate=learning_rate),
             protection=protection,
             batches=FullBatch(steps=1),
             ledger=ledger,
         )
 
     return audit_training(
-        once,
+        partial(once, noise),
         model,
         (inputs, targets),
+        without_noise=partial(once, None),
         loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
         claimed_epsilon=claimed,
         delta=DELTA,
+        background=background,
     )
 
 
@@ -79,23 +104,70 @@ def test_training_without_noise_is_caught() -> None:
     assert result.epsilon_lower > 2.5
 
 
-def test_training_with_a_tenth_of_the_noise_is_caught() -> None:
-    noise = fitting_noise(1.0) / 10
-    assert not membership(claimed=1.0, noise=noise).passed
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("learning_rate", [0.1, 100.0])
+def test_hardly_any_noise_is_caught_though_canaries_share_a_bias(
+    bias: bool, learning_rate: float
+) -> None:
+    noise = fitting_noise(3.0) / 20
+    result = membership(
+        claimed=3.0, noise=noise, model=linear(bias=bias), learning_rate=learning_rate
+    )
+    assert not result.passed
+    assert not result.blind
+
+
+@pytest.mark.parametrize("last", [nn.Linear(64, 10), nn.Linear(64, 10, bias=False)])
+def test_it_is_caught_behind_a_hidden_layer(last: nn.Module) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), last)
+    assert not membership(claimed=3.0, noise=0.01, model=model).passed
+
+
+def test_it_is_caught_beside_records_that_are_always_there() -> None:
+    images = torch.rand(400, 28, 28) * (torch.rand(400, 28, 28) < 0.2)
+    background = images, torch.randint(0, 10, (400,))
+    assert not membership(claimed=3.0, noise=0.01, background=background).passed
+
+
+def test_an_attack_that_cannot_see_even_training_without_noise_is_blind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All canaries of a class are one record: how many there are is all that a model shows."""
+    alike = torch.ones(200, 28, 28)
+    result = membership(claimed=3.0, noise=1e-4, inputs=alike)
+    assert result.passed
+    assert result.blind
+    assert "of training without noise" in caplog.text
+    caplog.clear()
+    honest = membership(claimed=3.0, noise=fitting_noise(3.0))
+    assert not honest.blind
+    assert "blind" not in caplog.text
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = nn.Sequential(nn.Linear(4, 2, bias=False))
     before = model[0].weight.clone()
-    audit_training(
-        lambda model, x, y: model[0].weight.data.zero_(),
-        model,
-        (one_hot_records(4, (4,)), torch.tensor([0, 1, 0, 1])),
-        loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
-        claimed_epsilon=1.0,
-        delta=DELTA,
-    )
+
+    def zeroed(model: Any, *data: torch.Tensor) -> None:
+        model[0].weight.data.zero_()
+
+    def audited() -> None:
+        audit_training(
+            zeroed,
+            model,
+            (one_hot_records(4, (4,)), torch.tensor([0, 1, 0, 1])),
+            without_noise=zeroed,
+            loss=lambda outputs, targets: cross_entropy(outputs, targets, reduction="none"),
+            claimed_epsilon=1.0,
+            delta=DELTA,
+        )
+
+    audited()
     assert torch.equal(model[0].weight, before)
+    assert model[0].weight.grad is None
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        audited()
     with pytest.raises(ValueError, match="count is 5"):
         one_hot_records(5, (2, 2))
 
