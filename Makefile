@@ -63,7 +63,7 @@ $(AUDIT)/.ready:
 	@touch $@
 
 .PHONY: sbom
-sbom: $(READY) $(AUDIT)/.ready ## List every installed package, its version and licence in dist/sbom.json (CycloneDX)
+sbom: $(READY) $(AUDIT)/.ready ## List what is installed in .venv, with licences that metadata name, in dist/sbom.json (CycloneDX)
 	@mkdir -p dist
 	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o dist/sbom.json $(BIN)/python
 

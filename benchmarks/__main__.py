@@ -128,17 +128,18 @@ def compare_all(measured: Path, committed: Path) -> int:
 
     1 if any does not, if a file is refused, or if there was nothing to compare.
     """
-    agree, compared = True, 0
+    agree, compared, quick = True, 0, 0
+    without: dict[Path, list[str]] = {committed: [], measured: []}
     for name in names():
         try:
             documents = [
                 _results.load_documents(folder, [name]) for folder in (committed, measured)
             ]
             if not all(documents):
-                where = committed if documents[1] else measured
-                print(f"{name}: not compared, {where} has no figures of it")
+                without[committed if documents[1] else measured].append(name)
                 continue
             (old,), (new,) = documents
+            quick += new["quick"]
             comparison = _compare.compare(old, new)
         except ValueError as error:
             print(f"not compared: {error}")
@@ -155,9 +156,20 @@ def compare_all(measured: Path, committed: Path) -> int:
             print(f"  {one.case}: {one.metric}: {_told(one.committed)}, now {_told(one.measured)}")
         for only in comparison.only_once:
             print(f"  on one side only: {only}")
+    for folder, missing in without.items():
+        if missing:
+            print(f"not compared, {folder} has no figures of them: {', '.join(missing)}")
     if not compared:
-        print(f"nothing was compared: give the folder of figures with --into, not {measured}")
+        print(f"nothing was compared: {_why_nothing(measured, quick)}")
     return 0 if agree and compared else 1
+
+
+def _why_nothing(measured: Path, quick: int) -> str:
+    if quick:
+        return f"{measured} holds figures of quick runs; measure without --quick"
+    if any((measured / f"{name}.json").exists() for name in names()):
+        return f"nothing in {measured} can be held against the committed figures"
+    return f"{measured} holds no NAME.json; name the folder of figures with --into"
 
 
 def _told(interval: _compare.Interval) -> str:

@@ -25,6 +25,35 @@ SILO_DETAILS = (
 SAME = 0.005
 """Ratios as near to 1 as this are nobody's win."""
 
+PACKAGES = {
+    "CKKSTensor": "TenSEAL",
+    "TenSEAL tutorial": "TenSEAL",
+    "CrypTen, two parties that must not collude": "CrypTen",
+    "Opacus ghost": "Opacus",
+    "Opacus hooks": "Opacus",
+    "Opacus, trusted curator": "Opacus",
+    "make_private alone": "Opacus",
+    "dp-accounting, no failures": "dp-accounting",
+    "flwr DifferentialPrivacyServerSideFixedClipping(FedAvg)": "Flower",
+    "flwr DifferentialPrivacyServerSideFixedClipping, accounted": "Flower",
+    "flwr np.random": "Flower",
+    "flwr run, Ray simulation": "Flower",
+    "flwr.common.secure_aggregation": "Flower",
+    "numpy standard_normal, in blocks (not secure)": "numpy",
+    "numpy standard_normal, in blocks, rounded (not secure)": "numpy",
+}
+"""Which package a peer is of, where its name is not the package's."""
+
+BASELINES = {
+    *("FedAvg without privacy", "flwr FedAvg", "plain FedAvg app, flwr run", "no privacy"),
+    *("plain SGD", "clipped only", "plain weights", "in the clear", "float32"),
+    *("the network as it was trained", "one process", "one bare evaluator"),
+    *("the bare evaluation", "the owner in Python", "each silo's own noise", "ours, silos alike"),
+    *("the same sums alone, neither masked nor sent", "independent noise, rounded exactly"),
+    *("Flower's client process alone", "Flower's client process and PyTorch"),
+}
+"""Peers that are no other package's way to the same: less protection, or another way of ours."""
+
 _PARTS = {"benchmark", "quick", "machine", "rows"}
 
 WINS, LOSES = "#2f9e63", _pictures.PEER
@@ -236,7 +265,14 @@ Every figure here was measured by the command beside it, which wrote it to a JSO
 `docs/results`. `python -m benchmarks results` makes these pages and their pictures of those files;
 `python -m benchmarks all` measures everything again, in a night on two cores, and `python -m
 benchmarks compare` says which figures agree with these: those whose spreads meet when each is
-widened by a tenth. A figure with a peer is compared by its ratio.
+widened by a tenth. A figure with a peer is compared by its ratio. One benchmark alone is measured
+and compared again by (without `--quick`, whose cases are others):
+
+```sh
+mkdir -p results/benchmarks
+python -m benchmarks noise --json results/benchmarks/noise.json
+python -m benchmarks compare
+```
 
 *Ours* and *peer* are medians of repetitions, lowest to highest in brackets; repetitions that are
 timed are interleaved. *Ratio* says how many times better ours is than the peer: above 1 ours wins,
@@ -248,36 +284,46 @@ is](../explanation/utility.md), [what many clients cost the server](../explanati
 
 
 def _who_wins(documents: list[Document]) -> str:
-    """A line a benchmark: how often each side is better, and where ours is furthest behind.
-
-    In the order of the last.
-    """
-    table = []
+    """A line a package, and a line a baseline: who is better how often, and where it is worst."""
+    sides: dict[bool, dict[str, list[tuple[str, Mapping[str, Any]]]]] = {False: {}, True: {}}
     for document in documents:
-        rows = [row for row in document["rows"] if row["ratio"] is not None]
-        if not rows:
-            continue
-        lost, least, worst = _lost(document), 1.0, ""
-        if lost:
-            row, least = lost[0], float(lost[0]["ratio"])
-            worst = f"{row['case']}, {row['metric']}: {_ratio(row['ratio'])} of {row['peer_name']}"
-        won = sum(row["ratio"] > 1 + SAME for row in rows)
-        line = (
-            f"| [{document['benchmark']}]({document['benchmark']}.md) | {len(rows)} | {won} | "
-            f"{len(rows) - won - len(lost)} | {len(lost)} | {worst} |"
-        )
-        table.append((least, line))
-    lines = [
-        "| benchmark | compared | ours is better | the same | the peer is better | "
-        "ours furthest behind |\n|---|---|---|---|---|---|",
-        *(line for _, line in sorted(table, key=lambda each: each[0])),
-    ]
+        for row in document["rows"]:
+            if row["ratio"] is not None:
+                name = row["peer_name"]
+                side = sides[name in BASELINES]
+                side.setdefault(PACKAGES.get(name, name), []).append((document["benchmark"], row))
     return "\n\n".join(
         [
             "## Who wins",
-            "\n".join(lines),
+            _standings(sides[False]),
             "A ratio in bold is one where the peer is better. *The same*: within "
             f"{SAME * 100:g} %.",
+            "### Baselines",
+            "What a protection costs: ours beside the same without it, or beside another way of "
+            "ours.",
+            _standings(sides[True]),
+        ]
+    )
+
+
+def _standings(peers: Mapping[str, list[tuple[str, Mapping[str, Any]]]]) -> str:
+    """A line each, those first whom ours is furthest behind."""
+    table = []
+    for peer, held in peers.items():
+        lost = sum(row["ratio"] < 1 - SAME for _, row in held)
+        won = sum(row["ratio"] > 1 + SAME for _, row in held)
+        benchmark, row = min(held, key=lambda each: float(each[1]["ratio"]))
+        worst = ""
+        if lost:
+            where = f"[{benchmark}]({benchmark}.md), {row['case']}, {row['metric']}"
+            worst = f"{where}: {_ratio(row['ratio'])} of {row['peer_name']}"
+        counts = f"{len(held)} | {won} | {len(held) - won - lost} | {lost}"
+        table.append((row["ratio"] if lost else 1, f"| {peer} | {counts} | {worst} |"))
+    return "\n".join(
+        [
+            "| beside | compared | ours is better | the same | the peer is better | "
+            "ours furthest behind |\n|---|---|---|---|---|---|",
+            *(line for _, line in sorted(table)),
         ]
     )
 

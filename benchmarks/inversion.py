@@ -87,8 +87,17 @@ def _one_of_each_digit(labels: np.ndarray[Any, Any]) -> list[int]:
 
 
 def _warmed_up(name: str, inputs: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> nn.Module:
-    """The app's model some steps into training, on images that belong to no client."""
+    """A network of the app's, some steps into training on images that belong to no client.
+
+    It begins from PyTorch's first weights, which is fair to the attacker: the app's own ``cnn``
+    begins with half of a typical digit hidden, and as its squares cannot tell an image from its
+    negative, the search often ends at neither. A user's own network has no such luck.
+    """
     model = build_model(name)
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.reset_parameters()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for part in np.array_split(np.arange(2000), 20):
         optimizer.zero_grad()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tools import compatibility
+
 ROOT = Path(__file__).parents[1]
 PROJECTS = [ROOT / "pyproject.toml", *sorted((ROOT / "examples").glob("*/pyproject.toml"))]
 
@@ -81,3 +83,10 @@ def test_what_is_listed_is_asked_for_and_here() -> None:
         and not one.specifier.contains(importlib.metadata.version(one.name), prereleases=True)
     ]
     assert not missing
+
+
+def test_the_page_of_compatibility_names_every_group_of_tests() -> None:
+    page = (ROOT / "docs" / "reference" / "compatibility.md").read_text()
+    for group in compatibility.TESTS:
+        assert f"`{group}`" in page or f"`'{group}'`" in page
+        assert f"| tests: {group} |" in page

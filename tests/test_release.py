@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from privacy.imports import EXTRAS
+from tools import release
 from tools.release import hub_folder, main, owner_project, sdist
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,23 @@ def test_a_folder_that_holds_anything_else_is_left_as_it_is(tmp_path: Path) -> N
     with pytest.raises(SystemExit, match="holds bloomseal too"):
         main(tmp_path)
     assert (tmp_path / "old.whl").exists()
+
+
+def test_the_list_of_packages_outlives_the_release_that_is_built_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``make sbom`` writes it into the folder before ``make release`` builds into that."""
+    makefile = (ROOT / "Makefile").read_text()
+    (written,) = (tmp_path / name for name in re.findall(r"cyclonedx-py .* -o (\S+)", makefile))
+    folder = written.parent
+    assert f"-m tools.release {folder.name}\n" in makefile
+    folder.mkdir()
+    written.write_text("{}")
+    (folder / "bloomseal-0.1.0-py3-none-any.whl").write_bytes(b"")
+    for build in ("wheel", "sdist", "owner_wheel"):  # each takes seconds, and is tested by itself
+        monkeypatch.setattr(release, build, lambda *_: None)
+    main(folder)
+    assert set(folder.iterdir()) == {written, folder / "bloomseal"}
 
 
 def test_the_version_is_the_same_wherever_it_stands() -> None:

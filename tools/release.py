@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("flower_app", "strategies", "privacy")
+SBOM = "sbom.json"
 HUB_README = ROOT / "flower_app" / "README.md"
 # Training and its accounting, which an owner of questions has nothing to do with.
 _NOT_THE_OWNERS = {"flwr", "dp-accounting", "safetensors"}
@@ -86,11 +87,13 @@ def _copy_packages(folder: Path) -> None:
 def _is_of_a_release(path: Path) -> bool:
     if path.name == "bloomseal":
         return not path.is_symlink() and not (path / ".git").exists()
-    return path.is_file() and path.name.endswith((".whl", ".tar.gz", "sbom.json"))
+    return path.is_file() and path.name.endswith((".whl", ".tar.gz"))
 
 
 def main(folder: Path) -> None:
     """Build them all into a folder, in the place of those that are there.
+
+    What ``make sbom`` wrote there stays.
 
     Raises
     ------
@@ -98,12 +101,13 @@ def main(folder: Path) -> None:
         If the folder holds anything else: it is none of releases, and nothing is deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    others = sorted(each.name for each in folder.iterdir() if not _is_of_a_release(each))
+    held = [each for each in folder.iterdir() if each.name != SBOM]
+    others = sorted(each.name for each in held if not _is_of_a_release(each))
     if others:
         raise SystemExit(
             f"error: {folder} holds {others[0]} too; name a folder for releases, such as dist"
         )
-    for each in folder.iterdir():
+    for each in held:
         if each.is_dir():
             shutil.rmtree(each)
         else:

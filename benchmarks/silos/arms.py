@@ -209,10 +209,10 @@ def opacus(
     model = _initial(name, seed)
     z = noise_of(setting, epsilon)
     optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
-    engine = PrivacyEngine(accountant="prv")
     coins = torch.Generator().manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Opacus on its own generator and on hooks
+        warnings.simplefilter("ignore")  # on hooks, and, once a run, on the seeded generator
+        engine = PrivacyEngine(accountant="prv")
         private, private_optimizer, criterion, loader = engine.make_private(
             module=model,
             optimizer=optimizer,

@@ -51,7 +51,8 @@ def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
     missing = _results.write_pages(folder, names=["noise", "utility"], load=command.load)
     assert missing == ["utility"]
     index = (folder / "index.md").read_text()
-    assert "| [noise](noise.md) | 3 | 1 | 1 | 1 | two, rate: **0.25×** of them |" in index
+    worst = "[noise](noise.md), two, rate: **0.25×** of them"
+    assert f"| them | 3 | 1 | 1 | 1 | {worst} |" in index
     assert "Not measured here: utility." in index
     text = (folder / "noise.md").read_text()
     assert "| two | rate | 1 1/s | 4 1/s (them) | **0.25×** |" in text
@@ -63,9 +64,16 @@ def test_the_page_shows_where_a_peer_wins(tmp_path: Path) -> None:
 
 def test_where_the_peer_is_better_comes_first(tmp_path: Path) -> None:
     far = Row("five", "rate", "1/s", Spread.of([1.0]), Spread.of([50.0]), "them", True)
-    for name, rows in (("aggregation", [WON]), ("noise", [WON, LOST, far]), ("soak", [far])):
+    hooks, ghost = replace(WON, peer_name="Opacus hooks"), replace(LOST, peer_name="Opacus ghost")
+    plain = replace(LOST, peer_name="plain SGD")
+    figures = {
+        "aggregation": [WON, hooks],
+        "noise": [WON, LOST, far],
+        "soak": [ghost, plain],
+    }
+    for name, rows in figures.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(document(name, *rows)))
-    _results.write_pages(tmp_path, names=["aggregation", "noise", "soak"], load=command.load)
+    _results.write_pages(tmp_path, names=list(figures), load=command.load)
     page = (tmp_path / "noise.md").read_text()
     cases = [line.split(" | ")[0].strip("| ") for line in page.splitlines() if "(them)" in line]
     assert cases == ["five", "two", "one", "two", "five"]
@@ -73,8 +81,19 @@ def test_where_the_peer_is_better_comes_first(tmp_path: Path) -> None:
     index = (tmp_path / "index.md").read_text()
     assert index.index("## Who wins") < index.index("## All benchmarks")
     assert "| 0.2.0 | P |" in index
-    order = [index.index(f"[{name}]({name}.md) | ") for name in ("noise", "soak", "aggregation")]
-    assert order == sorted(order)
+    peers, baselines = index.split("## Who wins")[1].split("### Baselines")
+    assert peers.index("| them | 4 | 2 | 0 | 2 |") < peers.index("| Opacus | 2 | 1 | 0 | 1 |")
+    assert "of Opacus ghost" in peers
+    assert "plain SGD" not in peers
+    assert "| plain SGD | 1 | 0 | 0 | 1 |" in baselines
+
+
+def test_no_baseline_counts_as_a_package() -> None:
+    """Every name of the two lists is one that committed figures have, so that none is misspelt."""
+    documents = _results.load_documents(ROOT / "docs" / "results", command.names())
+    held = {row["peer_name"] for each in documents for row in each["rows"]}
+    assert _results.PACKAGES.keys() | _results.BASELINES <= held
+    assert not _results.PACKAGES.keys() & _results.BASELINES
 
 
 def test_the_summary_holds_ours_the_peer_and_the_ratio() -> None:
@@ -204,13 +223,13 @@ def test_measuring_again_is_compared_with_what_is_committed(
     assert "noise: 1 of 1 agree" in output
     assert "on one side only: three: size" in output
     assert "on one side only: two: rate" in output
-    assert "utility: not compared" in output
+    assert f"not compared, {old} has no figures of them: utility\n" in output
     assert "these on" not in output
     (new / "noise.json").write_text(json.dumps(document("noise", row([9.0])) | {"quick": True}))
     assert command.compare_all(new, old) == 1
-    assert (
-        "the committed figures are of a full run, these of a quick one" in capsys.readouterr().out
-    )
+    output = capsys.readouterr().out
+    assert "the committed figures are of a full run, these of a quick one" in output
+    assert output.endswith(f"{new} holds figures of quick runs; measure without --quick\n")
     slower = Row("one", "time", "s", Spread.of([9.0]), Spread.of([3.0]), "them")
     (new / "noise.json").write_text(json.dumps(document("noise", slower)))
     assert command.compare_all(new, old) == 1
@@ -230,7 +249,7 @@ def _without(name: str) -> dict[str, Any]:
         (_without("rows") | {"rows": [{}]}, "noise: a row is damaged: KeyError"),
         (_without("rows") | {"rows": 5}, "noise: a row is damaged: TypeError"),
         (document("utility", WON), "noise: these figures are of utility"),
-        (document("noise"), "nothing was compared"),
+        (document("noise"), "can be held against the committed figures"),
         (document("noise", replace(WON, unit="ms")), "nothing was compared"),
         (document("noise", replace(WON, ours=Spread.of([math.nan]))), "0 of 1 agree"),
     ],
@@ -250,7 +269,10 @@ def test_figures_that_cannot_be_compared_do_not_agree(
 def test_no_figures_at_all_do_not_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "noise.json").write_text(json.dumps(document("noise", WON)))
     assert command.compare_all(tmp_path / "missing", tmp_path) == 1
-    assert "nothing was compared" in capsys.readouterr().out
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("nothing was compared: ")
+    assert last.endswith("holds no NAME.json; name the folder of figures with --into")
+    assert len(lines) == 1  # all that are missing in one line
 
 
 def test_figures_of_two_machines_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

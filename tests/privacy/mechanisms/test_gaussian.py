@@ -10,6 +10,7 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from privacy.mechanisms import (
@@ -217,3 +218,36 @@ def test_impossible_arrays_are_refused():
         add_gaussian(np.zeros(3, dtype=np.int64), sigma=1.0, randomness=randomness)
     with pytest.raises(ValueError, match="contiguous"):
         add_gaussian(np.zeros((4, 4))[:, ::2], sigma=1.0, randomness=randomness)
+
+
+# Mironov 2012: which numbers noise can reach -----------------------------------------------------
+
+
+def test_low_bits_of_floating_point_noise_give_the_value_away() -> None:
+    """Laplace noise by the inverse distribution function, as it is commonly written.
+
+    Of uniform doubles k / 2^53 the logarithm has fewer values between 1 and 2 than there are
+    doubles, so that a release of 1 plus noise is often none that 0 could have led to.
+    """
+    drawn = np.random.default_rng(1).integers(1, 2**53, size=50_000)
+
+    def noise(k: NDArray[np.int64]) -> NDArray[np.float64]:
+        return -np.log(np.ldexp(k.astype(np.float64), -53))
+
+    def impossible_from_zero(released: NDArray[np.float64]) -> NDArray[np.bool_]:
+        nearest = np.rint(np.ldexp(np.exp(-released), 53)).astype(np.int64)
+        return np.all([noise(nearest + near) != released for near in range(-4, 5)], axis=0)
+
+    def between(released: NDArray[np.float64]) -> NDArray[np.float64]:
+        return released[(released >= 1) & (released < 2)]
+
+    assert not impossible_from_zero(between(noise(drawn))).any()
+    assert impossible_from_zero(between(1 + noise(drawn))).mean() > 0.3
+
+
+def test_exact_noise_reaches_the_same_numbers_from_every_value() -> None:
+    """Every number within two deviations of either; one is missed once in 10^60 runs."""
+    for value in (0, 1):
+        released = np.full(20_000, value, dtype=np.int64)
+        add_rounded_gaussian(released, sigma=3.0, randomness=SystemRandomness())
+        assert set(range(-6, 8)) <= set(released.tolist())

@@ -2,9 +2,11 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from privacy.inference import (
@@ -19,6 +21,8 @@ from privacy.inference import (
     certify,
     compile_model,
 )
+from privacy.inference.ckks import Residues, Ring, SecretKey, expand
+from privacy.inference.ckks.encoding import encoder
 from privacy.inference.errors import ReleaseError
 from tests.privacy.inference.inference_models import linear
 
@@ -133,3 +137,41 @@ def test_noise_that_no_double_has_is_refused_by_name(bits: int, queries: int, na
         FloodedLogits(bits, queries)
     with pytest.raises(ValueError, match="count is 0; it must be a whole number"):
         TopClasses(0)
+
+
+# Li and Micciancio 2021: a decryption gives the key away -----------------------------------------
+
+RING = Ring(4096, (36, 30, 40))
+SCALE = 2.0**24
+
+
+def key_from(decrypted: NDArray[np.complex128], first: Residues, second: Residues) -> Residues:
+    """Solve c₀ + c₁·s = m + e for s, point by point, as whoever takes ``decrypted`` for m + e."""
+    prime = RING.primes[0]
+    coefficients = np.rint(encoder(RING.degree).coefficients(decrypted) * SCALE)
+    right = RING.transformed(coefficients.astype(np.int64), (0,))[0]
+    solved = [
+        (int(m) - int(a)) * pow(int(b), -1, prime) % prime
+        for m, a, b in zip(right, first, second, strict=True)
+    ]
+    return np.array(solved, dtype=np.uint64)
+
+
+def test_a_decryption_in_full_precision_is_the_key_and_a_flooded_one_is_not() -> None:
+    secret, chosen = SecretKey(RING), np.random.default_rng(1).uniform(-1, 1, RING.slots)
+    first, seed = secret.encrypt(RING.encode(chosen, SCALE, 1))
+    second = expand(seed, RING.primes[:1], RING.degree)
+    decrypted = secret.decrypt(RING.ciphertext(np.stack([first, second]), SCALE))
+    true = secret.residues[0]
+    np.testing.assert_array_equal(key_from(decrypted, first[0], second[0]), true)
+
+    # Both parts of every slot as logits of a plan with this error, in COMPILED's rows of ten.
+    error = np.abs(decrypted - chosen).max()
+    plan = replace(COMPILED.plan, worst_error_bits=math.ceil(math.log2(error)))
+    logits = np.zeros((math.ceil(2 * RING.slots / 10), 10))
+    logits.flat[: 2 * RING.slots] = decrypted.view(np.float64)
+    flooding = FloodedLogits(statistical_bits=20, queries=1)
+    released = flooding.release(logits, plan, 0).logits
+    assert released is not None
+    flooded = released.ravel()[: 2 * RING.slots].view(np.complex128)
+    assert np.mean(key_from(flooded, first[0], second[0]) == true) < 0.01
