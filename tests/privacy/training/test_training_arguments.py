@@ -213,6 +213,7 @@ def test_an_optimizer_and_a_loader_of_opacus_are_refused_before_the_charge() -> 
     bare = model.to_standard_module()  # type: ignore[operator]
     assert "optimizer.original_optimizer" in refusal(bare, optimizer=optimizer)
     assert "loader.dataset" in refusal(bare, data=loader)
+    model, _, _ = private_already()  # its hooks are on
     persons = Persons((INPUTS, TARGETS), range(20))
     with pytest.raises(TypeError, match="to_standard_module"):
         check_silo_sum(model, persons, loss=F.cross_entropy)
