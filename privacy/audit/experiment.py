@@ -304,18 +304,19 @@ def judge(
         noise_p_value,
         further,
     )
-    if claimed_epsilon == math.inf:
-        _log.warning("This audit is blind: ε = ∞ is claimed, which nothing can contradict.")
-        return replace(result, blind=True)
     if not result.contradicts(attack("all right", count)):
-        _log.warning(
-            "This audit is blind: with %d guesses about %d canaries, not even right guesses alone "
-            "would contradict the claimed ε = %.3f at δ = %g. Give more canaries or more guesses.",
-            count,
-            canaries,
-            claimed_epsilon,
-            delta,
-        )
+        if claimed_epsilon == math.inf:
+            _log.warning("This audit is blind: nothing can contradict a claim of ε = ∞.")
+        else:
+            _log.warning(
+                "This audit is blind: with %d guesses about %d canaries, not even right guesses "
+                "alone would contradict the claimed ε = %.3f at δ = %g. Give more canaries or more "
+                "guesses.",
+                count,
+                canaries,
+                claimed_epsilon,
+                delta,
+            )
         return replace(result, blind=True)
     return result
 

@@ -153,7 +153,10 @@ def test_an_audit_that_could_contradict_nothing_is_told(caplog: pytest.LogCaptur
             assert result.blind == blind
             assert ("Give more canaries or more guesses" in caplog.text) == blind
             caplog.clear()
-    assert not judge({"a": scores}, included, claimed_epsilon=math.inf, delta=1e-5).blind
+    infinite: dict[str, Any] = {"claimed_epsilon": math.inf, "delta": 0.0}
+    assert judge({"a": scores}, included, **infinite).blind
+    assert "more canaries" not in caplog.text
+    assert not judge({"a": scores}, included, curve=curve, **infinite).blind
 
 
 @pytest.mark.parametrize("points", [(), ((-1.0, 0.1),), ((1.0, 1.1),), ((math.nan, 0.0),)])
