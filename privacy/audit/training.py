@@ -102,8 +102,7 @@ def audit_training(
     claimed_epsilon, delta, confidence, guesses, randomness
         As in :func:`privacy.audit.audit`.
     background : tuple of Tensor, optional
-        Records that are always there. The model is trained on them alone, without noise, to take
-        their part out of the movement.
+        Records that are always there.
 
     Returns
     -------
@@ -128,14 +127,12 @@ def audit_training(
 
     directions = _gradients(model, inputs, targets, loss)
     always = () if background is None else (background,)
-    if always:
-        directions = torch.cat([directions, movement(without_noise, *always)[None]])
 
     def attack(by: Train, claim: float | Callable[[], float]) -> AuditResult:
         def run(included: NDArray[np.bool_]) -> Mapping[str, Scores]:
             chosen = torch.from_numpy(included)
             moved = movement(by, *always, (inputs[chosen], targets[chosen]))
-            return {"own gradient": _shares(directions, moved)[: len(inputs)]}
+            return {"own gradient": _shares(directions, moved)}
 
         return audit(
             run,

@@ -64,6 +64,12 @@ def check_program(model: nn.Module, loss: Loss) -> None:
             "model is scripted or traced, whose layers cannot be watched: give the nn.Module that "
             "it was made of"
         )
+    hooks = chain.from_iterable(module._forward_hooks.values() for module in model.modules())
+    if any(getattr(hook, "__module__", "").startswith("opacus.grad_sample") for hook in hooks):
+        raise TypeError(
+            "model has the hooks of Opacus's GradSampleModule: give the bare module, "
+            "model.to_standard_module(); examples' gradients are computed, clipped and noised here"
+        )
     if isinstance(loss, type):
         raise TypeError(f"loss is {shown(loss)}; give an instance, {loss.__name__}()")
     if not callable(loss):
@@ -72,6 +78,11 @@ def check_program(model: nn.Module, loss: Loss) -> None:
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer | GradientDescent) -> None:
     """Refuse an optimizer that needs more than a gradient, or has not this model's parameters."""
+    if type(optimizer).__module__.startswith("opacus.optimizers"):
+        raise TypeError(
+            f"optimizer is Opacus's {type(optimizer).__name__}, which clips and adds noise as "
+            "train does: give the optimizer that it was made of, optimizer.original_optimizer"
+        )
     if isinstance(optimizer, LBFGS) or _step_needs_argument(optimizer):
         raise ValueError(
             f"optimizer {type(optimizer).__name__} evaluates the loss again and again: take SGD "

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from privacy.arguments import whole
+from privacy.arguments import renamed, whole
 from privacy.mechanisms import Randomness, SystemRandomness
 from privacy.training._arguments import check_arguments
 from privacy.training.ledger import ClientLedger
@@ -37,6 +37,34 @@ from privacy.training.result import TrainingResult, guarantee_of
 _log = logging.getLogger(__name__)
 
 
+_PROTECTION = "protection=ClipAndNoise(clipping_norm=…, noise_multiplier=…, delta=…, count=…)"
+_NOISE = (
+    "protection=ClipAndNoise(noise_multiplier=z, …), with z from "
+    "privacy.accounting.calibrate_noise_multiplier(…)"
+)
+_BATCHES = "batches=PoissonBatches.epochs(…, sampling_rate=q), or FullBatch(steps=…)"
+
+
+@renamed(  # names of Opacus's, and of loops over a DataLoader
+    module="model",
+    data_loader="data=loader.dataset",
+    dataset="data",
+    criterion="loss",
+    scheduler="schedule",
+    max_physical_batch_size="physical_batch_size",
+    max_grad_norm=_PROTECTION,
+    clipping_norm=_PROTECTION,
+    noise_multiplier=_PROTECTION,
+    delta=_PROTECTION,
+    target_epsilon=_NOISE,
+    target_delta=_NOISE,
+    poisson_sampling=_BATCHES,
+    sample_rate=_BATCHES,
+    batch_size=_BATCHES,
+    epochs=_BATCHES,
+    steps=_BATCHES,
+    device="nothing: records go to where the model is, model.to(device)",
+)
 def train(
     model: nn.Module,
     data: Sequence[Tensor] | Dataset[tuple[Tensor, ...]],

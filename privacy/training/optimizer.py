@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from privacy.arguments import number
+from privacy.arguments import number, renamed
 from privacy.mechanisms import Randomness
 from privacy.training._noise_ahead import NoiseAhead
 from privacy.training.per_example.gradients import Gradients
 
 
+@renamed(lr="learning_rate", params="parameters")
 class GradientDescent:
     """Plain gradient descent, ``torch.optim.SGD`` without its options: x ← x − η·g.
 

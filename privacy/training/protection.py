@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from privacy.accounting import Full, Poisson
 from privacy.accounting.events import LARGEST_COUNT
-from privacy.arguments import convert, delta, number, of_kind, whole
+from privacy.arguments import convert, delta, number, of_kind, renamed, whole
 
 NORMS = {"least": 1e-12, "most": 1e12}  # beyond, single precision rounds gradients away
 _MOST_RECORDS = 10**12
@@ -57,6 +57,7 @@ class NoisyCount:
 Count = PublicCount | NominalCount | NoisyCount
 
 
+@renamed(max_grad_norm="clipping_norm")
 @dataclass(frozen=True, kw_only=True)
 class ClipOnly:
     """Bound each example's gradient and add no noise; the strategy may add it.
@@ -81,6 +82,11 @@ class ClipOnly:
         convert(self, "clipping_norm", number, **NORMS)
 
 
+@renamed(
+    max_grad_norm="clipping_norm",
+    target_epsilon="noise_multiplier=privacy.accounting.calibrate_noise_multiplier(…)",
+    target_delta="delta",
+)
 @dataclass(frozen=True, kw_only=True)
 class ClipAndNoise:
     """DP-SGD (Abadi et al. 2016, Algorithm 1): record-level differential privacy.
@@ -151,6 +157,11 @@ class FullBatch:
         return Full()
 
 
+@renamed(
+    sample_rate="sampling_rate",
+    batch_size="sampling_rate, the expected batch over the records",
+    epochs="PoissonBatches.epochs(…, sampling_rate=q)",
+)
 @dataclass(frozen=True, kw_only=True)
 class PoissonBatches:
     """Every step sees each record independently with the same chance.
@@ -172,6 +183,10 @@ class PoissonBatches:
         convert(self, "steps", whole, least=1, most=LARGEST_COUNT)
 
     @classmethod
+    @renamed(
+        sample_rate="sampling_rate",
+        batch_size="sampling_rate, the expected batch over the records",
+    )
     def epochs(cls, epochs: float, *, sampling_rate: float) -> "PoissonBatches":
         """As many steps as see each record ``epochs`` times in expectation.
 

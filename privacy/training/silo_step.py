@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from privacy.accounting import Full, Poisson, SiloSum
-from privacy.arguments import convert, number, of_kind, whole
+from privacy.arguments import convert, number, of_kind, renamed, whole
 from privacy.mechanisms import PersonSum, Randomness, SiloGaussian, SystemRandomness
 from privacy.mechanisms.person_sums import Rows
 from privacy.training._arguments import check_program
@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64
 
 
+@renamed(max_grad_norm="clipping_norm", sample_rate="sampling_rate")
 @dataclass(frozen=True, kw_only=True)
 class SiloStep:
     """What every silo does in a step, the same in all of them and fixed before the run.

@@ -3,11 +3,13 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from opacus import PrivacyEngine
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import prune
@@ -15,6 +17,7 @@ from torch.optim import lr_scheduler
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from privacy.accounting import Full, GaussianRelease
 from privacy.training import (
     ClientLedger,
     ClipAndNoise,
@@ -23,7 +26,10 @@ from privacy.training import (
     GradientDescent,
     NoisyCount,
     NominalCount,
+    Persons,
     PoissonBatches,
+    SiloStep,
+    check_silo_sum,
     train,
 )
 from privacy.training.errors import GradientError, UnsupportedModelError
@@ -161,8 +167,99 @@ def test_a_scripted_model_is_named() -> None:
 def test_what_a_ledger_cannot_be_made_of_is_named() -> None:
     with pytest.raises(TypeError, match=r"budget is 3\.0; give Budget"):
         ClientLedger(dataset="d", budget=3.0)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"path is 'ledger\.jsonl'; give a pathlib\.Path"):
-        ClientLedger(dataset="d", path="ledger.jsonl")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="path is 7; give the path of a file"):
+        ClientLedger(dataset="d", path=7)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"path is 'ledger\.jsonl', a relative path"):
+        ClientLedger(dataset="d", path="ledger.jsonl")
+
+
+def test_the_path_of_a_ledger_is_taken_as_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    event = GaussianRelease(1.0, Full())
+    ClientLedger(dataset="d", path="~/ledger.jsonl").charge(event)
+    assert ClientLedger(dataset="d", path=tmp_path / "ledger.jsonl").events == (event,)
+
+
+def private_already() -> tuple[nn.Module, torch.optim.Optimizer, DataLoader[Any]]:
+    """What Opacus makes of a model, an optimizer and a loader."""
+    model = nn.Sequential(nn.Linear(4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that its randomness is for tests
+        return PrivacyEngine().make_private(
+            module=model,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            data_loader=DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=5),
+            noise_multiplier=1.0,
+            max_grad_norm=1.0,
+        )
+
+
+@pytest.mark.parametrize("place", ["whole", "inside", "left behind"])
+@pytest.mark.parametrize("protection", [PROTECTION, ClipOnly(clipping_norm=1.0)])
+def test_a_model_of_opacus_is_refused_before_the_charge(place: str, protection: object) -> None:
+    model, _, _ = private_already()
+    given = {
+        "whole": model,
+        "inside": nn.Sequential(model, nn.Linear(3, 3)),
+        "left behind": model.get_submodule("_module"),  # with the hooks still on it
+    }[place]
+    assert "to_standard_module()" in refusal(given, protection=protection)
+
+
+def test_an_optimizer_and_a_loader_of_opacus_are_refused_before_the_charge() -> None:
+    model, optimizer, loader = private_already()
+    bare = model.to_standard_module()  # type: ignore[operator]
+    assert "optimizer.original_optimizer" in refusal(bare, optimizer=optimizer)
+    assert "loader.dataset" in refusal(bare, data=loader)
+    model, _, _ = private_already()  # its hooks are on
+    persons = Persons((INPUTS, TARGETS), range(20))
+    with pytest.raises(TypeError, match="to_standard_module"):
+        check_silo_sum(model, persons, loss=F.cross_entropy)
+
+
+def test_a_model_with_what_was_opacus_s_taken_off_is_trained() -> None:
+    model, optimizer, loader = private_already()
+    result = train(
+        model.to_standard_module(),  # type: ignore[operator]
+        loader.dataset,
+        loss=F.cross_entropy,
+        optimizer=optimizer.original_optimizer,  # type: ignore[attr-defined]
+        protection=PROTECTION,
+        batches=FullBatch(),
+        ledger=ClientLedger(dataset="d"),
+    )
+    assert result.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "instead"),
+    [
+        (train, "max_grad_norm", r"protection=ClipAndNoise\(clipping_norm"),
+        (train, "noise_multiplier", r"protection=ClipAndNoise\(clipping_norm"),
+        (train, "target_epsilon", "calibrate_noise_multiplier"),
+        (train, "max_physical_batch_size", "give physical_batch_size"),
+        (train, "device", r"model\.to\(device\)"),
+        (train, "criterion", "give loss"),
+        (train, "epochs", r"PoissonBatches\.epochs"),
+        (ClipAndNoise, "max_grad_norm", "give clipping_norm"),
+        (ClipAndNoise, "target_epsilon", "calibrate_noise_multiplier"),
+        (ClipAndNoise, "target_delta", "give delta"),
+        (ClipAndNoise, "clip_norm", "give clipping_norm"),  # misspelt
+        (ClipOnly, "max_grad_norm", "give clipping_norm"),
+        (PoissonBatches, "sample_rate", "give sampling_rate"),
+        (PoissonBatches, "epochs", r"PoissonBatches\.epochs"),
+        (PoissonBatches.epochs, "sample_rate", "give sampling_rate"),
+        (GradientDescent, "lr", "give learning_rate"),
+        (SiloStep, "max_grad_norm", "give clipping_norm"),
+    ],
+)
+def test_the_usual_names_of_arguments_are_answered_with_ours(
+    call: Callable[..., Any], name: str, instead: str
+) -> None:
+    with pytest.raises(TypeError, match=f"{name}: not an argument here; .*{instead}"):
+        call(**{name: 1})
 
 
 class Positions(nn.Module):
