@@ -19,7 +19,7 @@ from flower_app.errors import SettingError
 from flower_app.report.results_folder import trained_model
 from flower_app.settings import Settings
 from flower_app.training.resumption import check_resumed
-from fuzz.target import Target
+from fuzz.target import Target, read_all
 from privacy.accounting import Budget, Full, GaussianRelease, Position
 from privacy.accounting.errors import LedgerError
 from privacy.accounting.flower import FlowerAccountant
@@ -149,17 +149,10 @@ def run_folder() -> Target:
     def read(content: bytes) -> None:
         for folder in (broken, whole):
             folder.joinpath("config.json").write_bytes(content)
-        refusals = []
-        for reader in (
-            lambda: check_resumed(settings, population=100),
-            lambda: trained_model(whole),
-        ):
-            try:
-                reader()
-            except SettingError as error:
-                refusals.append(error)
-        if refusals:
-            raise refusals[0]
+        read_all(
+            (lambda: check_resumed(settings, population=100), lambda: trained_model(whole)),
+            SettingError,
+        )
 
     others: tuple[Any, ...] = ({**config, "epsilon": [3]}, {**config, "model": {}}, {}, [])
     return Target(

@@ -25,7 +25,7 @@ from flower_app.training.node_policy import NodePolicy, check_keys
 from flower_app.training.secure_aggregation import _own, _read_keys
 from flower_app.training.silo_node import check_mode
 from fuzz.edits import EDITS, edited
-from fuzz.target import Target
+from fuzz.target import Target, read_all
 from privacy.inference import compile_model, from_onnx
 from privacy.inference.errors import UnsupportedModelError
 
@@ -86,18 +86,14 @@ def table() -> Target:
 
     def read(content: bytes) -> None:
         path.write_bytes(content)
-        refusals = []
-        for reader in (
-            lambda: tables.read_examples.__wrapped__(path, form),
-            lambda: tables.read_questions(path, form.columns),
-            lambda: tables.read_cells(path),
-        ):
-            try:
-                reader()
-            except DataError as error:
-                refusals.append(error)
-        if refusals:
-            raise refusals[0]
+        read_all(
+            (
+                lambda: tables.read_examples.__wrapped__(path, form),
+                lambda: tables.read_questions(path, form.columns),
+                lambda: tables.read_cells(path),
+            ),
+            DataError,
+        )
 
     utf_16 = _TABLE.decode().encode("utf-16")
     return Target(read, (DataError,), (_TABLE, _TABLE.replace(b",", b";"), utf_16, b"", b'"\n'))

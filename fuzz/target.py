@@ -1,7 +1,7 @@
 """What is fuzzed: a reader of bytes, its own errors, and inputs to begin with."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,3 +43,15 @@ def corpus(name: str) -> list[Path]:
 def name_of(content: bytes) -> str:
     """The name of an input's file."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def read_all(readers: Iterable[Callable[[], object]], refusal: type[Exception]) -> None:
+    """Call every reader, whatever those before it refuse; then raise the first refusal."""
+    refusals = []
+    for reader in readers:
+        try:
+            reader()
+        except refusal as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]

@@ -76,8 +76,8 @@ def protocol_mods(
 class CanaryApp(ClientApp):
     """The user's app; its last nodes are canaries, of which some are as if they were not there.
 
-    In the clear such a canary is offline. Under secure aggregation it masks zeros: to
-    leave would count as a dropout, and a sum of integers is the same with a zero in it.
+    In the clear such a canary is offline. Under secure aggregation it masks zeros: to leave would
+    count as a dropout, and a sum of integers is the same with a zero in it.
     """
 
     def __init__(

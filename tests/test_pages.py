@@ -46,10 +46,13 @@ def test_the_first_program_of_a_page_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert says in output(programs_of(page)[0], tmp_path, monkeypatch, capsys)
+
+
+def programs_of(page: str) -> list[str]:
+    """A how-to page's Python programs, in their order."""
     text = (HOW_TO / page).read_text()
-    program = re.search(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert program is not None
-    assert says in output(program[1], tmp_path, monkeypatch, capsys)
+    return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def output(program: str, folder: Path, monkeypatch: Any, capsys: Any) -> str:
@@ -91,8 +94,7 @@ def test_flower_finds_the_apps_of_the_strategys_first_program(tmp_path: Path) ->
 
 def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) -> None:
     """Every round begins anew, as on a deployed node: nothing is kept but the ledger."""
-    text = (HOW_TO / "client-training.md").read_text()
-    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    programs = programs_of("client-training.md")
     (program,) = [each for each in programs if "app = ClientApp()" in each]
     (started,) = [each for each in programs if each.startswith("run_in_process(")]
     assert "dataset-name" in started
@@ -127,8 +129,7 @@ def test_the_client_app_of_client_training_plans_its_noise_once(tmp_path: Path) 
 def test_the_trial_on_made_up_data_of_client_training_runs_and_finds_a_slip(
     tmp_path: Path,
 ) -> None:
-    text = (HOW_TO / "client-training.md").read_text()
-    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    programs = programs_of("client-training.md")
     (program,) = [each for each in programs if "made_up" in each]
     (trial := tmp_path / "trial.py").write_text(program)
     runpy.run_path(str(trial))
@@ -147,8 +148,7 @@ def test_the_audit_of_a_training_runs_and_sees_that_its_noise_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = (HOW_TO / "audit.md").read_text()
-    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    programs = programs_of("audit.md")
     (program,) = [each for each in programs if "audit_training(" in each]
     printed = output(program, tmp_path, monkeypatch, capsys)
     assert printed.endswith(" False\n")  # not blind
@@ -159,8 +159,7 @@ def test_the_audit_of_a_training_runs_and_sees_that_its_noise_is_left_out(
 
 def test_the_figures_of_the_accounting_page_are_what_its_programs_compute(tmp_path: Path) -> None:
     """Each figure stands in a comment behind the call; the second program continues the first."""
-    text = (HOW_TO / "accounting.md").read_text()
-    first, second = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)[:2]
+    first, second = programs_of("accounting.md")[:2]
     program = ast.parse(first + second)
     lines = (first + second).splitlines()
     names: dict[str, Any] = {}
@@ -199,16 +198,14 @@ def test_the_programs_with_models_from_elsewhere_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = (HOW_TO / "imported-models.md").read_text()
-    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    programs = programs_of("imported-models.md")
     (program,) = [each for each in programs if f"{importer}(" in each]
     assert f"# {says}\n" in program
     assert output(program, tmp_path, monkeypatch, capsys) == f"{says}\n"
 
 
 def test_the_program_about_networks_with_relu_runs_to_an_encrypted_answer(tmp_path: Path) -> None:
-    text = (HOW_TO / "relu-networks.md").read_text()
-    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    programs = programs_of("relu-networks.md")
     (program,) = [each for each in programs if "replace_activations(" in each]
     (tmp_path / "relu.py").write_text(program)
     names = runpy.run_path(str(tmp_path / "relu.py"))
@@ -230,8 +227,7 @@ def test_the_bytes_that_the_service_page_shows_are_those_of_the_model() -> None:
 
 
 def test_the_metrics_of_the_strategys_example_are_taken() -> None:
-    text = (HOW_TO / "strategy.md").read_text()
-    programs = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    programs = programs_of("strategy.md")
     (program,) = [each for each in programs if "metrics = Metrics(" in each]
     names: dict[str, Any] = {}
     exec(program, names)  # noqa: S102
