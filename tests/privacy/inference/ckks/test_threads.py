@@ -158,8 +158,10 @@ def test_a_kernel_is_compiled_anew_when_one_that_it_calls_is_another(tmp_path: P
     def answer(factor: int) -> list[str]:
         second = f"{header}\n@compiled\ndef times(x):\n    return {factor} * x\n"
         (folder / "second.py").write_text(second)
+        # -B: Python takes its own kept bytecode for new where a source of the same length was
+        # written within the same second.
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), str(ROOT)],
+            [sys.executable, "-B", "-c", PROGRAM, str(tmp_path), str(ROOT)],
             capture_output=True,
             text=True,
             check=True,
