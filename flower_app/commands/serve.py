@@ -34,6 +34,7 @@ from privacy.inference_service.client import is_loopback
 from privacy.inference_service.errors import TokenFileError
 from privacy.inference_service.page import check_origins
 from privacy.inference_service.questions import Questions
+from privacy.inference_service.server import check_certificate
 
 _DEFAULTS = ServiceLimits()
 
@@ -275,9 +276,11 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
             trial = make_certificates(folder)
             certificate, key = trial.certificate, trial.key
             ask += ["--ca", str(trial.ca)]
-        for file in filter(None, (certificate, key)):
-            if not file.is_file():
-                raise SettingError(f"{file} is not there; give --tls-certificate and --tls-key")
+        else:
+            try:
+                check_certificate(certificate, key)
+            except OSError as error:
+                raise SettingError(f"--tls-{error}") from error
         tokens, invitation = None, ""
         if options.tokens is not None:
             tokens = _given_tokens(options.tokens)

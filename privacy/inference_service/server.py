@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.limits import ServiceLimits
+from privacy.tls_files import load_certificate
 
 _CONNECTIONS = 256
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -49,12 +51,19 @@ class ServiceServer(uvicorn.Server):
     app : FastAPI
         Its limits are this server's.
     certificate, key : Path, optional
-        PEM; without them plain HTTP is spoken.
+        PEM, the key not encrypted; without them plain HTTP is spoken.
     host : str
     port : int
         Where to listen, unless :meth:`run` is given sockets.
     shutdown_seconds : float
         For requests under way, when the server ends.
+
+    Raises
+    ------
+    ValueError
+        If one of certificate and key is given without the other.
+    OSError
+        If they cannot be read, or hold something else.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class ServiceServer(uvicorn.Server):
         port: int = 8443,
         shutdown_seconds: float = 60.0,
     ) -> None:
+        check_certificate(certificate, key)
         limits: ServiceLimits = app.state.limits
         self._head_seconds = limits.head_seconds
         super().__init__(
@@ -90,6 +100,22 @@ class ServiceServer(uvicorn.Server):
         """Serve until told to end: at the address given, or on sockets that listen already."""
         with asyncio.Runner(loop_factory=lambda: _Loop(self._head_seconds)) as runner:
             runner.run(self.serve(sockets=sockets))
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Refuse files of a certificate and its key with which no server can start.
+
+    Raises
+    ------
+    ValueError
+        If one of them is given without the other.
+    OSError
+        If they cannot be read, or hold something else; the message names the parameter.
+    """
+    if (certificate is None) != (key is None):
+        raise ValueError("certificate and key belong together; give both, or neither")
+    if certificate is not None and key is not None:
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
 
 
 class _Loop(asyncio.SelectorEventLoop):

@@ -13,6 +13,7 @@ from pathlib import Path
 from privacy.arguments import convert, shown, whole
 from privacy.shared_inference.errors import LinkError
 from privacy.shared_inference.link import Link
+from privacy.tls_files import load_certificate
 
 MAX_PORT = 65_535
 
@@ -56,13 +57,18 @@ def tls_context(certificate: Path, key: Path, authority: Path, *, listens: bool)
         PEM files. ``authority`` signs the parties' certificates and no others.
     listens : bool
         Whether this side waits for the other.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read, or holds something else.
     """
     side = ssl.PROTOCOL_TLS_SERVER if listens else ssl.PROTOCOL_TLS_CLIENT
     context = ssl.SSLContext(side)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(authority)
-    context.load_cert_chain(certificate, key)
+    load_certificate(context, certificate, key)
     return context
 
 

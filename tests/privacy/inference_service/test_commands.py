@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from privacy.inference import compile_model
 from privacy.inference.errors import PlanRefusedError
 from privacy.inference_service import KeyFile, OwnerSession, TokenFile
 from tests.privacy.inference_service.serving import CONTRACT, Service, X, serve_command
+from tests.privacy.test_tls_files import WRONG_PAIRS, tls_files
 
 ROOT = Path(__file__).parents[3]
 # Light on dark: what is drawn leaves a margin, as MNIST's digits do.
@@ -206,6 +208,24 @@ def test_serve_starts_only_if_callers_are_kept_out(
 ) -> None:
     assert main(["serve", str(results), *arguments]) == 1
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("certificate", "key", "words"), WRONG_PAIRS)
+def test_serve_looks_into_tls_files_before_it_compiles(
+    certificate: str,
+    key: str,
+    words: str,
+    results: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = tls_files(tmp_path)
+    given = ["--tls-certificate", str(files / certificate), "--tls-key", str(files / key)]
+    assert main(["serve", str(results), "--port", "0", *given]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.match(f"error: --tls-{words}", output.err)
+    assert len(output.err.splitlines()) == 1
 
 
 def test_serve_starts_only_if_it_can_count_the_questions_of_invitations(

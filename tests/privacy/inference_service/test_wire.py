@@ -14,6 +14,7 @@ from fastapi import FastAPI, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flower_app.processes.certificates import Certificates
 from privacy.inference_service import ServiceClient, ServiceLimits, ServiceServer
 from privacy.inference_service.errors import ServiceError
 from tests.privacy.inference_service.serving import CONTRACT, Service
@@ -252,3 +253,13 @@ def test_an_authority_that_cannot_be_used_is_named(tmp_path: Path, service: Serv
         stranger.plan(CONTRACT)
     assert "ca=" in str(caught.value)
     assert "--ca" not in str(caught.value)
+
+
+def test_a_server_is_made_only_with_a_certificate_and_its_key(certificates: Certificates) -> None:
+    app, files = FastAPI(), certificates
+    app.state.limits = ServiceLimits()
+    for certificate, key in ((files.certificate, None), (None, files.key)):
+        with pytest.raises(ValueError, match="certificate and key belong together"):
+            ServiceServer(app, certificate=certificate, key=key)
+    with pytest.raises(OSError, match=r"key is .* it holds no key"):
+        ServiceServer(app, certificate=files.certificate, key=files.ca)
