@@ -1,7 +1,7 @@
 """The end of a run: its model is tested, and all results are written."""
 
 import time
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,10 @@ def finish(
     started: float,
     training_seconds: float,
 ) -> None:
-    """Test the model, once in the clear and once without seeing images, and write all results."""
+    """Test the model, once in the clear and once without seeing images, and write all results.
+
+    If the questions without seeing images fail, the results say so.
+    """
     report, paid = result.privacy, read_ledger(ledger)
     if report is None:
         raise RuntimeError("the strategy returned no privacy report")
@@ -56,17 +59,22 @@ def finish(
     test_inputs = inputs.test()
     answers = predicted(model, torch.from_numpy(test_inputs)).numpy()
     labels = np.asarray(dataset.test.labels)
-    encrypted = None
+    encrypted, failure = None, None
     encrypted_started = time.perf_counter()
     if settings.encrypted_test_images:
         count = min(settings.encrypted_test_images, len(dataset.test))
-        encrypted = _asked(
-            settings,
-            model,
-            folder.file("model.safetensors"),
-            test_inputs[:count],
-            np.asarray(dataset.test.labels[:count]),
-        )
+        try:
+            encrypted = _asked(
+                settings,
+                model,
+                folder.file("model.safetensors"),
+                test_inputs[:count],
+                np.asarray(dataset.test.labels[:count]),
+            )
+        except Exception as error:  # the training is paid for: its results are written
+            # The reason may hold a value of a test example: it is for the log alone.
+            failure = type(error).__name__
+            log(ERROR, "The questions to the finished model failed", exc_info=error)
     now = time.perf_counter()
     metrics: dict[str, Any] = {
         "software": software(),
@@ -98,6 +106,7 @@ def finish(
         if settings.has_silos
         else privacy_metrics(settings, report, paid, reports_seen=has_paid_round(paid)),
         "encrypted": None if encrypted is None else encrypted.metrics,
+        "encrypted_failure": failure,
         "encrypted_round": nodes_tested,
         # How long clients took is theirs, unless they are simulated. Since the resumption, if any.
         "seconds": {

@@ -260,7 +260,7 @@ def real_array(name: str, values: Any, shape: str) -> "NDArray[Any]":
     if _has_masked(values):
         raise TypeError(f"{name} has masked elements; give real numbers, {shape}")
     try:
-        array = np.asarray(_detached(values))
+        array = np.asarray(detached(values))
     except Exception as error:  # ragged lists, sparse tensors, tensors without values
         raise TypeError(f"{name} makes no array of numbers ({error}); give {shape}") from error
     if array.dtype.kind not in "biuf":
@@ -278,10 +278,10 @@ def _has_masked(values: Any) -> bool:
     return bool(np.ma.is_masked(values))
 
 
-def _detached(values: Any) -> Any:
+def detached(values: Any) -> Any:
     """Tensors as arrays, on whatever device and with whatever history, in lists too."""
     if isinstance(values, list | tuple):
-        return [_detached(value) for value in values]
+        return [detached(value) for value in values]
     if not hasattr(values, "detach"):
         return values
     plain = values.detach().resolve_conj().resolve_neg().cpu()

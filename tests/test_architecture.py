@@ -194,7 +194,7 @@ FLOORS = {
     "plan_check": "ckks errors plan input_range",
     "arithmetic": "ckks errors plan messages public_keys rescaling",
     "compiler": "ckks errors plan input_range arithmetic rescaling",
-    "importers": "errors decision compiler",
+    "importers": "errors decision input_range compiler",
     "owner": "ckks errors plan input_range messages decision",
     "stored": "ckks plan arithmetic rescaling",
     "model_file": "errors plan plan_check arithmetic stored",

@@ -30,7 +30,12 @@ from flower_app.pictures.digits import FITS, Fit
 from flower_app.pictures.files import STDIN, find_images, read_images
 from flower_app.tasks import Task, read_task, task_spec
 from privacy.inference import Answer, InputContract, Plan, TopClasses, accept_plan
-from privacy.inference.errors import MessageError, PlanRefusedError, ReleaseError
+from privacy.inference.errors import (
+    MessageError,
+    OutOfRangeError,
+    PlanRefusedError,
+    ReleaseError,
+)
 from privacy.inference_service import KeyFile, OwnerSession, ServiceClient
 from privacy.inference_service.errors import KeyFileError, KeyFileInUseError, ServiceError
 from privacy.json_text import read_json
@@ -182,7 +187,7 @@ def run(options: argparse.Namespace) -> int:
             key_file = _key_file(options, stack)
             session = OwnerSession(client, plan, key_file=key_file, release=release)
             try:
-                failed = _ask_all(session, plan, questions, len(files), as_json=options.json)
+                failed = ask_all(session, plan, questions, len(files), as_json=options.json)
                 return 1 if failed or missing else 0
             finally:
                 session.end()
@@ -293,7 +298,7 @@ def _notify(line: str) -> None:
     print(f"note: {line}", file=sys.stderr)
 
 
-def _ask_all(
+def ask_all(
     session: OwnerSession,
     plan: Plan,
     questions: Iterator[Question],
@@ -308,7 +313,7 @@ def _ask_all(
             if isinstance(inputs, DataError):
                 raise inputs
             answer, seconds = session.ask(inputs)
-        except (DataError, ServiceError, MessageError) as error:
+        except (DataError, OutOfRangeError, ServiceError, MessageError) as error:
             if isinstance(error, ServiceError) and error.code not in _OF_ONE_IMAGE:
                 raise
             failed += 1

@@ -21,6 +21,7 @@ from privacy.shared_inference.errors import (
     MaterialError,
     MaterialSpentError,
     MessageError,
+    OutOfRangeError,
 )
 
 
@@ -125,7 +126,7 @@ def _ask_all(
             ) from error
         except MaterialError as error:
             raise CommandFailedError(str(error)) from error
-        except (DataError, LinkError, MessageError) as error:
+        except (DataError, OutOfRangeError, LinkError, MessageError) as error:
             if not answered and isinstance(error, LinkError):
                 raise CommandFailedError(str(error)) from error
             failed += 1

@@ -120,7 +120,8 @@ which shows the protocol and protects from nobody</td>
 <td>the asking person's own machine</td>
 {% else %}
 <td>–</td><td>–</td><td class="why">{% if reported %}nobody asked about the data set's test images
-(encrypted-test-images = 0); the nodes asked about their own, see below{% else %}no encrypted
+(encrypted-test-images = 0); the nodes asked about their own, see below{% elif m.encrypted_failure
+%}the encrypted questions failed, see below{% else %}no encrypted
 questions were asked (encrypted-test-images = 0){% endif %}</td>
 {% endif %}</tr>
 """
@@ -201,6 +202,12 @@ held the model and public keys only. Its answers beside those of the model in th
 keys once</td></tr>
 <tr><th>Released</th><td>{{ e.release }}</td></tr>
 </tbody></table>
+{% endif %}
+{% if m.encrypted_failure %}
+<h2 id="encrypted">Encrypted inference was not tested</h2>
+<p>The questions to the finished model failed (<code>{{ m.encrypted_failure }}</code>; the run's log
+has the reason). Whether it can be asked under encryption is not known; all else on this page
+stands.</p>
 {% endif %}
 {% if e %}<p>{{ wrong_answers }}</p>
 {% if pictures.encrypted %}{{ figure("encrypted") }}{% endif %}

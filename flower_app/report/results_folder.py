@@ -179,6 +179,11 @@ def closing_lines(folder: Path) -> list[str]:
             f"{encrypted['ms_per_image']:.1f} ms {one}, "
             + ("two workers" if shared else f"{encrypted['security_bits']} bits")
         )
+    if metrics.get("encrypted_failure"):
+        lines.append(
+            "Encrypted inference was not tested: the questions failed "
+            f"({metrics['encrypted_failure']}; the reason is in the log)"
+        )
     return [*lines, f"Results: {folder}", where_to_look(folder)]
 
 

@@ -34,7 +34,7 @@ _SECTIONS = """<nav aria-label="Sections">
 {% if silos %}<a href="#noise">Noise in shares</a>{% endif %}
 <a href="#rounds">By {{ played }}</a>
 {% if alternatives %}<a href="#alternatives">Other settings</a>{% endif %}
-{% if e %}<a href="#encrypted">Encrypted inference</a>{% endif %}
+{% if e or m.encrypted_failure %}<a href="#encrypted">Encrypted inference</a>{% endif %}
 <a href="#uncounted">What is not counted</a><a href="#check">Check it yourself</a>
 </nav>
 

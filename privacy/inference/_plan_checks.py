@@ -157,7 +157,8 @@ def check_plan(plan: "Plan") -> None:
         )
     if input_range("input_range", plan.input_range, plan.input_shape) != plan.input_range:
         raise ValueError(
-            "input_range is not written as short as it can be; compile the model again"
+            "input_range is not written as short as it can be, or an end is no number of single "
+            "precision, as in 0.2.0; compile the model again"
         )
     if plan.multi_label and plan.logits < 2:
         raise ValueError("multi_label is true for 1 logit, which decides between two classes")

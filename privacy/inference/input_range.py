@@ -3,6 +3,10 @@
 A range of features is written as short as it can be: tuples of floats, nested as the input's shape,
 with one entry where all along an axis are alike, so that a range a channel is three numbers for a
 picture of any size. Two ranges are equal if and only if they are written alike.
+
+Ends are numbers of single precision, as data and models mostly are: 0.1 as the highest value is
+written as 0.10000000149, the nearest one that is not below it. Data brought to an end of their
+range are so inside it in either precision.
 """
 
 import math
@@ -26,6 +30,8 @@ GIVE = (
 def input_range(name: str, value: Any, shape: tuple[int, ...]) -> InputRange:
     """A range as it is written, from two numbers or two arrays that broadcast to ``shape``.
 
+    It holds the given one: an end that is no number of single precision is the nearest one outside.
+
     Raises
     ------
     TypeError, ValueError
@@ -33,7 +39,8 @@ def input_range(name: str, value: Any, shape: tuple[int, ...]) -> InputRange:
     """
     ends = _ends(value)
     if ends is None:
-        return interval(name, value, GIVE)
+        least, most = in_single_precision(*map(np.array, interval(name, value, GIVE)))
+        return float(least), float(most)
     given = [double_array(name, end, f"an array that broadcasts to {shape}") for end in ends]
     try:
         low, high = (np.broadcast_to(end, shape) for end in given)
@@ -50,6 +57,7 @@ def input_range(name: str, value: Any, shape: tuple[int, ...]) -> InputRange:
             "finite low < high for every feature (a feature that is always the same: leave it out, "
             "or widen its range)"
         )
+    low, high = in_single_precision(low, high)
     for axis in range(len(shape)):
         first = (low.take([0], axis), high.take([0], axis))
         if bool((low == first[0]).all() and (high == first[1]).all()):
@@ -57,6 +65,20 @@ def input_range(name: str, value: Any, shape: tuple[int, ...]) -> InputRange:
     if low.size == 1:
         return float(low.item()), float(high.item())
     return _tuples(low.tolist()), _tuples(high.tolist())
+
+
+def in_single_precision(
+    low: NDArray[np.float64], high: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The narrowest range around ``low`` to ``high`` whose ends are numbers of single precision.
+
+    Ends that no such number is beyond stay as they are.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        least, most = low.astype(np.float32), high.astype(np.float32)
+        least = np.where(least > low, np.nextafter(least, np.float32(-np.inf)), least)
+        most = np.where(most < high, np.nextafter(most, np.float32(np.inf)), most)
+    return np.where(np.isfinite(least), least, low), np.where(np.isfinite(most), most, high)
 
 
 def inputs_of(name: str, values: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -123,10 +123,10 @@ class Plan:
     ----------
     input_shape : tuple of int
     input_range : tuple of float, or of nested tuples
-        Lowest and highest value of an input element; the owner's client refuses others. Where
-        features have ranges of their own, nested tuples that broadcast to ``input_shape``
-        (:mod:`privacy.inference.input_range`), and each feature is scaled to [-1, 1] before it is
-        encrypted.
+        Lowest and highest value of an input element, numbers of single precision; the owner's
+        client refuses others. Where features have ranges of their own, nested tuples that broadcast
+        to ``input_shape`` (:mod:`privacy.inference.input_range`), and each feature is scaled to
+        [-1, 1] before it is encrypted.
     logits : int
         Of an image. One logit decides between two classes.
     degree : int

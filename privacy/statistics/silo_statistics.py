@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from privacy.accounting import Event
-from privacy.arguments import number, of_kind
+from privacy.arguments import detached, number, of_kind, unboxed
 from privacy.mechanisms import Randomness, SiloGaussian, SystemRandomness
 from privacy.mechanisms.person_sums import PersonIds, Rows, Vectors, rows_by_person
 from privacy.statistics.table_query import TableQuery
@@ -44,9 +44,11 @@ def silo_statistics(
     ----------
     query : TableQuery
         The same in all silos.
-    features : array, shape (n, columns)
-        Numbers; n may be 0. A cell that is none is missing; a row of another length than the
-        others adds nothing. The log says how many are.
+    features : array, shape (n, columns), or n rows
+        Numbers; n may be 0. A cell that is none, or masked, is missing; a row of another length
+        than the others adds nothing. The log says how many are. Give rows with cells of several
+        kinds as a list of them: an array of NumPy's is of one kind already, and a text in one row
+        has made a text of each cell.
     labels : array, shape (n,), optional
         Classes from 0 on. Needed if the query has classes, and only then.
     person_ids : sequence of int or str, optional
@@ -111,6 +113,11 @@ def silo_statistics(
     def parts(rows: Rows) -> Vectors:
         return query.parts(table[rows], None if classes is None else classes[rows])
 
+    def sums_of(persons: Sequence[Rows]) -> Vectors:
+        """Of each person's rows by themselves, in one order whoever else there is."""
+        starts = np.cumsum([0, *map(len, persons[:-1])])
+        return np.add.reduceat(parts(np.concatenate(persons)), starts, axis=0)
+
     if person_ids is None:
         for rows in np.array_split(np.flatnonzero(usable), len(table) // at_once + 1):
             total.add(parts(rows))
@@ -119,10 +126,9 @@ def silo_statistics(
         for group in _together([rows for rows in of_persons if len(rows)], at_once):
             if len(group) == 1:
                 pieces = np.array_split(group[0], len(group[0]) // at_once + 1)
-                sums = np.sum([parts(piece).sum(axis=0) for piece in pieces], axis=0)[None]
-            else:  # each person's rows by themselves, in their order
-                starts = np.cumsum([0, *map(len, group[:-1])])
-                sums = np.add.reduceat(parts(np.concatenate(group)), starts, axis=0)
+                sums = np.sum([sums_of([piece]) for piece in pieces], axis=0)
+            else:
+                sums = sums_of(group)
             total.add(sums / np.array([[len(rows)] for rows in group]))
     integers = total.integers()
     mechanism.add_share(
@@ -152,28 +158,28 @@ def _rows_of(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Numbers, a row of that shape each, and which rows have it.
 
-    Every row is read by itself: what is wrong with one changes no other. A cell that is no number
-    is NaN; a row of another shape is no row.
+    Every row is read by itself, cell by cell: what is wrong with one changes no other, as it would
+    if NumPy sought one kind for all. A cell that is no number is NaN; a row of another shape is no
+    row.
     """
-    try:
-        array = np.asarray(values)
-    except ValueError:  # rows of several shapes
-        rows = list(values)
-    else:
-        if array.ndim and array.dtype.kind in "biuf":
-            if array.shape[1:] != shape:
-                raise _misshapen(name, array.shape, shape)
-            return array, np.ones(len(array), dtype=bool)
-        if not array.ndim:
+    if hasattr(values, "__array__"):
+        values = np.asanyarray(detached(values))
+        if not values.ndim:
             raise _misshapen(name, (), shape)
-        rows = list(array)
-    usable = np.array([_shape_of(row) == shape for row in rows], dtype=bool)
+        if values.dtype.kind in "biuf" and not isinstance(values, np.ma.MaskedArray):
+            if values.shape[1:] != shape:
+                raise _misshapen(name, values.shape, shape)
+            return np.asarray(values), np.ones(len(values), dtype=bool)
+    elif isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise _misshapen(name, (), shape)
+    rows = [_cells_of(row, shape) for row in values]
+    usable = np.array([row is not None for row in rows], dtype=bool)
     if rows and not usable.any():
-        raise _misshapen(name, (len(rows), *(_shape_of(rows[0]) or ())), shape)
+        raise _misshapen(name, (len(rows), *_shape_of(next(iter(values)))), shape)
     table = np.full((len(rows), *shape), math.nan)
-    for row in np.flatnonzero(usable):
-        cells = np.asarray(rows[row], dtype=object)
-        table[row] = np.array([_number(cell) for cell in cells.ravel()]).reshape(shape)
+    for place, cells in enumerate(rows):
+        if cells is not None:
+            table[place] = np.reshape([_number(cell) for cell in cells], shape)
     missing = int(np.isnan(table[usable]).sum())
     if missing or not usable.all():
         _log.error(
@@ -187,20 +193,39 @@ def _rows_of(
     return table, usable
 
 
-def _shape_of(row: Any) -> tuple[int, ...] | None:
+def _cells_of(row: Any, shape: tuple[int, ...]) -> list[Any] | None:
+    """The cells of a row of that shape, () or (columns,); None if it has another."""
     try:
-        shape: tuple[int, ...] = np.shape(row)
-    except (TypeError, ValueError):
-        return None  # its cells have several
-    return shape
+        cells = [row] if not shape else list(row) if _is_several(row) else []
+        if len(cells) != (shape or (1,))[0] or any(map(_is_several, cells)):
+            return None
+    except Exception:  # whatever it raises, it is one row's
+        return None
+    return cells
+
+
+def _is_several(value: Any) -> bool:
+    """Whether it is a sequence of values, as a row is. A text is one."""
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
+
+
+def _shape_of(row: Any) -> tuple[int, ...]:
+    """Of a row, as a wrong table's error shows it."""
+    try:
+        return (len(row), *_shape_of(row[0])) if _is_several(row) else ()
+    except Exception:  # empty, or what no row is
+        return ()
 
 
 def _number(cell: Any) -> float:
-    if isinstance(cell, complex):  # one of them makes an array of them
-        return cell.real if cell.imag == 0 else math.nan
+    if cell is np.ma.masked:
+        return math.nan
     try:
-        return float(cell)
-    except (TypeError, ValueError, OverflowError):
+        plain = unboxed(cell)
+        if isinstance(plain, complex):
+            return plain.real if plain.imag == 0 else math.nan
+        return float(plain)
+    except Exception:  # whatever it raises, it is one cell's
         return math.nan
 
 

@@ -21,6 +21,7 @@ from flower_app.__main__ import main
 from flower_app.data import load_dataset, load_inputs, load_partitions
 from flower_app.errors import SettingError
 from flower_app.models.build import build_model
+from flower_app.report.results_folder import closing_lines
 from flower_app.settings import Settings
 from flower_app.training.progress import TimeLeft, accuracy
 from privacy.accounting import (
@@ -292,11 +293,22 @@ def _train_once(config: dict[str, Any]) -> Message:
     return reply
 
 
+@pytest.mark.parametrize("images", [0, 5])
 def test_a_run_whose_model_has_outgrown_all_numbers_ends_with_results_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    images: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    grown = {"server_learning_rate": 1e300, "sampling_rate": 1.0, "encrypted_test_images": 0}
+    grown = {"server_learning_rate": 1e300, "sampling_rate": 1.0, "encrypted_test_images": images}
     run = run_app(tmp_path, nodes=10, rounds=1, **grown)
     assert run.metrics["accuracy"]["test"] < 0.5
-    assert (run.folder / "report.html").is_file()
+    page = (run.folder / "report.html").read_text()
     assert "grown beyond what its numbers can hold" in caplog.text
+
+    # The questions to such a model fail, and cost no result.
+    assert run.metrics["encrypted"] is None
+    assert run.metrics["encrypted_failure"] == ("SettingError" if images else None)
+    assert ("Encrypted inference was not tested" in page) == bool(images)
+    assert ("no encrypted\nquestions were asked" in page) == (not images)
+    assert ("holds numbers that are not finite" in caplog.text) == bool(images)
+    assert any(
+        "the questions failed (SettingError" in line for line in closing_lines(run.folder)
+    ) == bool(images)

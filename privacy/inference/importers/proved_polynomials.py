@@ -19,6 +19,7 @@ from privacy.arguments import double_array, shown
 from privacy.inference.compiler import Polynomial
 from privacy.inference.errors import UnsupportedModelError
 from privacy.inference.importers.affine_map import AffineMap, Vector
+from privacy.inference.input_range import in_single_precision
 
 _DEGREES = (2, 3, 4, 5, 6, 7)
 _GRID = 1 << 15
@@ -50,7 +51,10 @@ ACTIVATIONS = {
 
 
 def input_bounds(input_range: Any, size: int) -> tuple[Vector, Vector]:
-    """Lowest and highest values of ``size`` inputs: two numbers, or two arrays."""
+    """Lowest and highest values of ``size`` inputs: two numbers, or two arrays.
+
+    As :func:`privacy.inference.compile_model` takes the same range, in single precision.
+    """
     give = "(low, high), each a number or an array with one value a feature"
     if not isinstance(input_range, tuple | list) or len(input_range) != 2:
         raise TypeError(f"input_range is {shown(input_range)}; give {give}")
@@ -65,7 +69,7 @@ def input_bounds(input_range: Any, size: int) -> tuple[Vector, Vector]:
     low, high = ends
     if not bool((np.isfinite(low) & np.isfinite(high) & (low <= high)).all()):
         raise ValueError(f"input_range is {shown(input_range)}; give finite values, low below high")
-    return low, high
+    return in_single_precision(low, high)
 
 
 def polynomials(

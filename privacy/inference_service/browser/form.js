@@ -39,7 +39,7 @@ export class Input {
     Object.assign(input, { autocomplete: "off", spellcheck: false });
     const hint = document.createElement("span");
     Object.assign(hint, { id: `${id}-range`, className: "small" });
-    hint.textContent = `${unit ? `${unit}, ` : ""}from ${low} to ${high}`;
+    hint.textContent = `${unit ? `${unit}, ` : ""}from ${short(low)} to ${short(high)}`;
     if (this.#mayBeEmpty) hint.textContent += "; empty where it is not known";
     input.setAttribute("aria-describedby", hint.id);
     const check = () => {
@@ -87,6 +87,11 @@ function at(end, n) {
   return Array.isArray(end) ? end[end.length === 1 ? 0 : n] : end;
 }
 
+/** An end of a range as a person writes it, without what single precision adds. @param {number} end */
+function short(end) {
+  return Number(end.toPrecision(7));
+}
+
 /** A number with a point or a comma, and nothing between its digits. @param {string} text */
 function numberOf(text) {
   const plain = text.trim().replace(",", ".").replace("\u2212", "-");
@@ -103,5 +108,5 @@ function fault(text, low, high) {
     const [, before, behind] = groups;
     return `This can mean two numbers: write ${before}${behind} or ${before}.${behind}.`;
   }
-  return value >= low && value <= high ? "" : `Write a number from ${low} to ${high}.`;
+  return value >= low && value <= high ? "" : `Write a number from ${short(low)} to ${short(high)}.`;
 }

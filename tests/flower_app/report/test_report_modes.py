@@ -94,6 +94,7 @@ def told(
         "seconds": {"total": None if settings.deployed else 75.0},
         "privacy": privacy,
         "encrypted": encrypted,
+        "encrypted_failure": None,
         "encrypted_round": nodes_tested,
     }
     write_report(ResultsFolder(folder), metrics, settings.as_config(), {})

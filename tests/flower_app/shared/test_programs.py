@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from flower_app.__main__ import main
+from flower_app.commands.ask_shared import ask_workers
 from flower_app.data import load_dataset
 from flower_app.models.build import build_model
 from flower_app.shared.folders import PartyFolder
@@ -116,6 +117,33 @@ def test_a_worker_that_is_killed_and_restarted_loses_that_question_only(
                     alice.send_signal(signal.SIGTERM)
                     assert alice.wait() == 128 + signal.SIGTERM
     assert not [path for path in session.rglob("*") if ".new" in path.name]
+
+
+def test_an_input_outside_its_range_costs_that_question_alone(
+    session: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = load_dataset("mnist", data_dir=None).test.images[0] / np.float32(255)
+    inputs = [image[None], image[None] * 2, image[None]]
+    questions = [(1, f"images.npy[{n}]", each) for n, each in enumerate(inputs)]
+    with started("bob", session, "--listen", "127.0.0.1:0") as (_, bobs):
+        calls = ("--listen", "127.0.0.1:0", "--bob", bobs)
+        with started("alice", session, *calls) as (_, alices):
+            failed = ask_workers(
+                f"{alices},{bobs}",
+                session / "data-owner",
+                lambda _: iter(questions),
+                1,
+                names=(),
+                top=None,
+                as_json=False,
+            )
+    output = capsys.readouterr()
+    assert failed == 1
+    assert [line.split(":")[0] for line in output.out.splitlines()] == [
+        "images.npy[0]",
+        "images.npy[2]",
+    ]
+    assert "error: images.npy[1]: an input has a value outside [0, 1]" in output.err
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 
 from flower_app.__main__ import main
 from flower_app.commands.own_questions import find_questions, own_questions
 from flower_app.errors import DataError
 from flower_app.settings import Settings
-from flower_app.tasks import Examples, node_examples, read_holdings, read_questions, read_task
-from flower_app.tasks.columns import canonical
+from flower_app.tasks import (
+    Examples,
+    encoded,
+    node_examples,
+    read_holdings,
+    read_questions,
+    read_task,
+)
+from flower_app.tasks.columns import Category, Number, can_be_told_apart, canonical
 from flower_app.tasks.tables import read_examples
 from flower_app.training.work import own_examples, tell_of_servers_data
+from privacy.inference import InputContract
+from privacy.inference.input_range import bounds
 from tests.flower_app.tasks.projects import HEADER, TASK, project, rows
 
 GOOD = [f"h{n},p{n},{10 * n},female,{n % 2}" for n in range(8)]
@@ -229,3 +240,22 @@ def test_a_node_reads_its_own_file_and_divides_it_as_a_simulation_does(tmp_path:
     (own / "more.csv").write_text(HEADER)
     with pytest.raises(DataError, match=r"holds mine\.csv, more\.csv; leave one"):
         node_examples(task, own)
+
+
+ENDS = st.decimals(-1000, 1000, places=3).map(float)
+
+
+@given(ENDS, ENDS, st.one_of(ENDS.map(str), st.sampled_from(["", "-1e9", "1e9", "nan", "inf"])))
+@example(0.0, 0.1, "0.1")
+@example(0.7, 99.9, "-7")
+@settings(deadline=None)
+def test_whatever_a_cell_holds_its_value_is_in_the_range_that_a_plan_is_proved_for(
+    one: float, other: float, cell: str
+) -> None:
+    low, high = sorted((one, other))
+    assume(can_be_told_apart(low, high))
+    columns = (Number("a", low, high), Category("b", ("x", "y")))
+    inputs, _ = encoded(columns, [[cell, "x"]], [1], {"a": 0, "b": 1}, commas=False)
+    contract = InputContract((3,), ([low, 0, 0], [high, 1, 1]), classes=2)
+    least, most = bounds(contract.input_range, (3,))
+    assert bool((least <= inputs).all() and (inputs <= most).all())

@@ -1,14 +1,16 @@
 """Ranges of single features: declared, checked, scaled to one size, and named in refusals."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from privacy import shared_inference as shared
 from privacy.inference import (
     BlindEvaluator,
     DataOwner,
@@ -24,6 +26,7 @@ from privacy.inference import (
 )
 from privacy.inference.errors import OutOfRangeError, PlanRefusedError
 from privacy.inference.input_range import bounds, input_range
+from tests.privacy.shared_inference.parties import session
 
 LOW, HIGH = [0.0, 18.0, -1e6, 0.5], [1.0, 99.0, 3e6, 0.5001]
 
@@ -126,8 +129,92 @@ def test_a_range_is_written_in_one_way(
     written = input_range("input_range", (low, high), shape)
     assert written == input_range("input_range", (low.tolist(), torch.tensor(high)), shape)
     assert written == input_range("input_range", written, shape)
-    for end, given_end in zip(bounds(written, shape), (low, high), strict=True):
-        np.testing.assert_array_equal(end, given_end)
+    ends = bounds(written, shape)
+    assert bool((ends[0] <= low).all() and (ends[1] >= high).all())
+    for end, given_end in zip(ends, (low, high), strict=True):
+        np.testing.assert_allclose(end, given_end, rtol=2.0**-23)
+
+
+DECIMALS = st.one_of(
+    st.decimals(-1000, 1000, places=3).map(float), st.floats(-1e300, 1e300), st.just(-0.0)
+)
+
+
+@given(DECIMALS, DECIMALS, st.booleans())
+@example(0.0, 0.1, False)
+@example(0.7, 99.9, True)
+@example(-1e-50, 1e-50, True)
+@example(-1e39, 1e39, False)
+@settings(deadline=None)
+def test_a_range_has_the_nearest_ends_in_single_precision_that_hold_it(
+    one: float, other: float, several: bool
+) -> None:
+    assume(one != other)
+    low, high = sorted((one, other))
+    given_range = ([low, -1.0], [high, 2.0]) if several else (low, high)
+    written = input_range("input_range", given_range, (2,))
+    assert written == input_range("input_range", written, (2,))
+    least, most = (float(end[0]) for end in bounds(written, (2,)))
+    assert least <= low < high <= most
+    with np.errstate(over="ignore"):
+        single = [float(np.float32(x)) for x in (low, (low / 2 + high / 2), high)]
+        finite = [x for x in single if np.isfinite(x)]
+        assert all(least <= x <= most for x in finite)
+        if np.isfinite(single[0]):
+            assert least == np.float32(least)
+            assert least == low or float(np.nextafter(np.float32(least), np.float32(np.inf))) > low
+        if np.isfinite(single[2]):
+            assert most == np.float32(most)
+            assert most == high or float(np.nextafter(np.float32(most), np.float32(-np.inf))) < high
+
+
+DECIMAL_RANGES = [
+    (0.0, 0.1),
+    (0.7, 0.9),
+    (-99.9, 0.3),
+    ([0.0, 0.7, -0.9, 5.1], [0.1, 0.9, 0.3, 59.9]),
+]
+
+
+@pytest.mark.parametrize("ends", DECIMAL_RANGES, ids=repr)
+@pytest.mark.parametrize("compiler", [compile_model, shared.compile_model], ids=["ckks", "shared"])
+def test_data_in_either_precision_may_be_at_the_ends_of_their_range(
+    ends: Any, compiler: Any
+) -> None:
+    torch.manual_seed(0)
+    low, high = (np.broadcast_to(np.asarray(end), 4) for end in ends)
+    corners = np.stack([low, high, low / 2 + high / 2])
+    corners = np.concatenate([corners, corners.astype(np.float32)])
+    model = nn.Linear(4, 3)
+    # A sample at the ends is inside, too.
+    compiled = compiler(model, input_shape=4, input_range=ends, sample=corners.astype(np.float32))
+    plan = compiled.plan
+    if compiler is compile_model:
+        assert accept_plan(plan.to_json(), InputContract((4,), ends, classes=3)) == plan
+        owner = MeasurementOwner(plan)
+        evaluator = Evaluator(compiled, owner.public_material())
+        answers = [owner.logits(evaluator.evaluate(owner.encrypt(x)))[0] for x in corners]
+        error = 2.0**plan.worst_error_bits
+    else:
+        here = session(compiled, len(corners))
+        answers = [here.logits(x)[0] for x in corners]
+        error = plan.error
+    assert np.abs(np.array(answers) - compiled.predict(corners)).max() <= error
+    for beyond in (low - 1e-3, high + 1e-3):
+        with pytest.raises(OutOfRangeError):
+            owner.encrypt(beyond) if compiler is compile_model else here.logits(beyond)
+
+
+def test_a_plan_whose_ends_are_in_double_precision_is_refused() -> None:
+    plan = compile_model(table(), input_shape=4, input_range=(0.0, 0.1), tolerance=0.05).plan
+    text = plan.to_json()
+    assert "[0.0,0.10000000149011612]" in text
+    with pytest.raises(
+        PlanRefusedError, match=r"no number of single precision, as in 0\.2\.0; compile"
+    ):
+        accept_plan(
+            text.replace("0.10000000149011612", "0.1"), InputContract((4,), (0.0, 0.1), classes=3)
+        )
 
 
 def test_arrays_that_are_all_alike_are_two_numbers() -> None:

@@ -17,13 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from flower_app.__main__ import main
-from flower_app.commands.ask import accepted_plan
+from flower_app.commands.ask import accepted_plan, ask_all
 from flower_app.data import encode
 from flower_app.models.build import build_model
 from privacy.inference import compile_model
 from privacy.inference.errors import PlanRefusedError
-from privacy.inference_service import KeyFile, TokenFile
-from tests.privacy.inference_service.serving import serve_command
+from privacy.inference_service import KeyFile, OwnerSession, TokenFile
+from tests.privacy.inference_service.serving import CONTRACT, Service, X, serve_command
 from tests.privacy.test_tls_files import WRONG_PAIRS, tls_files
 
 ROOT = Path(__file__).parents[3]
@@ -276,6 +276,23 @@ def test_a_wrong_question_is_an_error_of_one_line(
     assert words in output.err
     assert len(output.err.splitlines()) == 1
     assert "two words" not in output.err  # a token is a secret
+
+
+def test_a_row_outside_its_range_costs_that_row_alone(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = service.client()
+    plan = client.plan(CONTRACT)
+    rows = [X[0], np.where(np.arange(8) == 3, 7.0, X[1]), X[2]]
+    questions = iter([(1, f"rows.csv[{n}]", row) for n, row in enumerate(rows)])
+    assert ask_all(OwnerSession(client, plan), plan, questions, 1, as_json=False) == 1
+    output = capsys.readouterr()
+    assert [line.split(":")[0] for line in output.out.splitlines()] == [
+        "rows.csv[0]",
+        "rows.csv[2]",
+    ]
+    assert output.err.splitlines()[0].startswith("error: rows.csv[1]: the input has elements in [")
+    assert "2 answered, 1 not" in output.err
 
 
 def test_tokens_are_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

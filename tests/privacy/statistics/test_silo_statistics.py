@@ -1,6 +1,8 @@
 """Statistics of tables that nobody sees: right, of persons, bounded, noised and paid for."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from scipy import stats
 
 from privacy.accounting import Budget, Full, Poisson, Repeated, calibrate_noise_multiplier
 from privacy.mechanisms import SeededRandomness, SiloGaussian
+from privacy.mechanisms.person_sums import PersonSum
 from privacy.statistics import Statistics, TableQuery, silo_statistics
 from privacy.training import ClientLedger
 from privacy.training.errors import LocalBudgetError
@@ -142,6 +145,93 @@ def test_no_person_moves_the_sum_by_more_than_is_charged(
     beyond = square - radius**2 - size
     assert beyond <= 0 or beyond**2 <= 4 * radius**2 * size
     assert square <= query.event(mechanism, noise_multiplier=8.0).sensitivity ** 2
+
+
+class Raising:
+    """A cell, or a row, that cannot be read."""
+
+    ndim = 1
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    __len__ = __iter__ = __float__
+
+
+ODD_CELLS = [
+    *("N/A", "", "12", b"0.5", "x" * 1000, "nan", "١"),
+    *(None, math.nan, math.inf, 10**400, -(10**400), 3 + 0j, 3 + 4j, np.complex64(1 + 2j)),
+    *(True, np.True_, np.float16(0.5), np.int8(-3), np.datetime64("2020-01-01"), Decimal("sNaN")),
+    *(Fraction(1, 3), object(), {}, {1}, [1.0], [[1.0]], (), np.zeros(1), np.ma.masked, Raising()),
+    *(torch.tensor(0.25, requires_grad=True), torch.tensor([1.0, 2.0], dtype=torch.bfloat16)),
+]
+PLAIN_ROWS = [
+    *([True, 0.5], [np.True_, 2], (False, np.float32(0.1)), [1, 2**60], [0.1, np.float16(0.1)]),
+    *("10", np.array([0.25, 0.75]), torch.tensor([0.5, 0.25])),
+]
+
+
+@pytest.mark.parametrize("cell", ODD_CELLS, ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize("place", range(3))
+def test_a_person_of_any_cells_changes_no_other(cell: Any, place: int) -> None:
+    """In a list NumPy would seek one kind for the cells of all persons."""
+    query = TableQuery(bounds=[(0, 1), (-3, 7)], classes=2, bins=3)
+    person, label = [[cell, 0.5], [0.5, cell], cell][place], [1, 0, cell][place]
+    rows: list[Any] = [row for row in PLAIN_ROWS if not isinstance(row, str)] * 3
+    labels: list[Any] = [True, 0, 1, np.float32(1), 0.0, np.int8(1), False] * 3
+    apart = noiseless(query, rows, labels)
+    moved = noiseless(query, [*rows[:7], person, *rows[7:]], [*labels[:7], label, *labels[7:]])
+    alone = np.zeros_like(apart)
+    if _usable(query, person, label):
+        alone = noiseless(query, [person, [0.1, 0.1]], [label, 1]) - noiseless(
+            query, [[0.1, 0.1]], [1]
+        )
+    assert np.abs(moved - apart - alone).max() <= 1  # each sum is rounded to whole cells
+
+
+def _usable(query: TableQuery, person: Any, label: Any) -> bool:
+    """Whether a row counts: alone in a table it is refused if it does not."""
+    try:
+        noiseless(query, [person], [label])
+    except ValueError:
+        return False
+    return True
+
+
+def test_masked_cells_are_missing_in_arrays_and_lists() -> None:
+    query = TableQuery(bounds=[(0, 100)], classes=2)
+    masked = np.ma.array([[40.0], [-9999.0], [99.0]], mask=[[False], [True], [True]])
+    labels = np.ma.array([1, 0, 0], mask=[False, True, True])
+    expected = noiseless(query, [[40.0], [math.nan], [math.nan]], [1, -1, -1])
+    assert np.array_equal(noiseless(query, masked, labels), expected)
+    assert np.array_equal(noiseless(query, list(masked), list(labels)), expected)
+    assert np.array_equal(noiseless(query, masked.astype(object), labels), expected)
+
+
+def test_a_persons_mean_is_the_same_to_the_last_bit_whoever_else_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One whose rows are worked on alone, and one whose neighbours' are worked on with theirs."""
+    seen: list[Any] = []
+    add = PersonSum.add
+
+    def remember(total: PersonSum, vectors: Any) -> None:
+        seen.append(np.array(vectors))
+        add(total, vectors)
+
+    monkeypatch.setattr(PersonSum, "add", remember)
+    draw = np.random.default_rng(0)
+    wide = TableQuery(bounds=[(0, 1)] * 100, bins=100)
+    most = (1 << 20) // wide.parameters
+    own = draw.random((most - 10, 100))
+    for others in (1, 5, 40):
+        features = np.concatenate([own, draw.random((others, 100))])
+        noiseless(wide, features, None, [7] * len(own) + [8] * others)
+    firsts = [vectors[0] for vectors in seen if len(vectors)]
+    # Twice together with the other's, the third time by itself.
+    assert [len(vectors) for vectors in seen if len(vectors)] == [2, 2, 1, 1]
+    assert np.array_equal(firsts[0], firsts[1])
+    assert np.array_equal(firsts[0], firsts[2])
 
 
 @pytest.mark.parametrize(("classes", "bins"), [(0, 0), (3, 0), (0, 5), (3, 5)])

@@ -233,7 +233,7 @@ function agree(plan, contract) {
   refuse(plan.classes !== classes, `it has ${plan.classes} classes, not ${classes}`);
   refuse(plan.multi_label !== multiLabel, "it decides about labels otherwise than expected");
   const theirs = bounds(plan.input_range, shape);
-  const ours = bounds(inputRange, shape);
+  const ours = bounds(inputRange, shape).map((ends, n) => ends.map((end) => single(end, n ? 1 : -1)));
   const alike = theirs.every((end, n) => end.every((value, at) => value === ours[n][at]));
   refuse(!alike, "it is for inputs in another range");
   const ourNames = contract.featureNames ?? [];
@@ -269,6 +269,20 @@ export function bounds(range, shape) {
     fill(end, shape, depth(end), flat);
     return Float64Array.from(flat);
   });
+}
+
+/**
+ * The end of a range as plans have it: the nearest number of single precision that is not inside it,
+ * or the end itself where there is none.
+ * @param {number} end @param {-1 | 1} outward
+ */
+function single(end, outward) {
+  const near = Math.fround(end);
+  if (outward * near >= outward * end) return Number.isFinite(near) ? near : end;
+  if (near === 0) return outward * 2 ** -149;
+  const bits = new Int32Array(Float32Array.of(near).buffer);
+  bits[0] += near > 0 === outward > 0 ? 1 : -1;
+  return new Float32Array(bits.buffer)[0];
 }
 
 /** @param {Bound} end @returns {number} */

@@ -87,3 +87,22 @@ def test_a_query_made_in_the_browser_is_read_by_python_and_an_answer_by_the_brow
     released = modules.evaluate("(bytes) => owner.decrypt(new Uint8Array(bytes))", list(answer))
     assert released["labels"] == [int(logits.argmax())]
     assert released["logits"] is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ([0.0, 0.7, -0.9, 5.1, -1e-50, -99.9], [0.1, 0.9, 0.3, 59.9, 1e-50, -0.1]),
+        (-0.3, 0.1),
+        (0.7, 0.9),
+    ],
+)
+def test_a_site_declares_decimal_ends_and_the_browser_takes_the_plan_as_python_does(
+    modules: Any, low: Any, high: Any
+) -> None:
+    plan = compile_model(nn.Linear(6, 3), input_shape=(6,), input_range=(low, high)).plan
+    accept = "async ([text, contract]) => (await import('/vectors.js')).accepted(text, contract)"
+    contract = {"inputShape": [6], "inputRange": [low, high], "classes": 3}
+    assert modules.evaluate(accept, [plan.to_json(), contract]) == "accepted"
+    contract["inputRange"] = [low, np.multiply(high, 1 + 2.0**-22).tolist()]
+    assert "in another range" in modules.evaluate(accept, [plan.to_json(), contract])

@@ -136,6 +136,14 @@ export async function computed(given) {
   return result;
 }
 
+/** "accepted", or why a plan is refused under a contract. */
+export async function accepted(text, contract) {
+  return acceptPlan(text, contract).then(
+    () => "accepted",
+    (error) => error.message,
+  );
+}
+
 /** Public material and a query under the vectors' secret key, as hexadecimal digits. */
 export async function messages(text, secretKey, inputs, binding) {
   const { DataOwner } = await import("/browser/owner/owner.js");
