@@ -74,9 +74,7 @@ class ServiceClient:
             base_url=parsed,
             headers=headers,
             verify=_trusting(ca),
-            timeout=arguments.number(
-                "timeout", timeout, above=0, give="a positive number of seconds"
-            ),
+            timeout=arguments.seconds("timeout", timeout),
             trust_env=not is_loopback(parsed.host),  # no proxy between a machine and itself
         )
 
