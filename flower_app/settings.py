@@ -13,6 +13,7 @@ from flower_app.models.specs import MODELS, OWN_RECIPES, OWN_SILO_RECIPES, RECIP
 from flower_app.setting_names import kebab, nearest, refusals, without_former_names
 from flower_app.tasks import Task, read_task
 from privacy.accounting import Budget
+from privacy.arguments import MOST_SECONDS
 
 SECURE_AGGREGATION = ("off", "honest-but-curious", "malicious")
 MODES = ("clients", "silos")
@@ -59,6 +60,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda v: v > 0,
         "a positive number",
     ),
+    ("round_timeout", lambda v: v <= MOST_SECONDS, f"at most {MOST_SECONDS:,} seconds, 24 days"),
     ("min_clients", lambda v: v >= 3, "at least 3"),
     ("silos", lambda v: v >= 3, "at least 3: of two, each learns the other's sum by subtraction"),
     ("colluders", lambda v: v >= 1, "at least 1: a silo knows its own part, and sees the sum"),

@@ -23,6 +23,11 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
 
+MOST_SECONDS = (2**31 - 1) // 1000
+"""To wait for anything, 24 days: a socket's ``poll`` counts milliseconds in 31 bits, and cuts off
+what is above them."""
+_MOST_HOURS = 24 * 36_525
+
 
 def refuse_old_names(old: Mapping[str, str]) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Have a function answer arguments of other names with how they are given now.
@@ -106,6 +111,25 @@ def whole(
     """A whole number as an int, checked as by :func:`number`; 40.0 and True are none."""
     ends = {"of at least": least, "of at most": most}
     return operator.index(_checked(name, value, numbers.Integral, ends, give))
+
+
+def seconds(name: str, value: Any, *, least: float | None = None) -> float:
+    """Seconds to wait, above 0 or from ``least`` on, at most what every clock and socket takes."""
+    first = "above 0" if least is None else f"of at least {least:g}"
+    return number(
+        name,
+        value,
+        above=0 if least is None else None,
+        least=least,
+        most=MOST_SECONDS,
+        give=f"seconds {first}, at most {MOST_SECONDS:,} (24 days)",
+    )
+
+
+def lifetime_hours(name: str, value: Any) -> float:
+    """Hours that something lasts, above 0, at most a century of them."""
+    give = f"hours above 0, at most {_MOST_HOURS:,} (a century)"
+    return number(name, value, above=0, most=_MOST_HOURS, give=give)
 
 
 def delta(name: str, value: Any, *, units: str = "the population") -> float:

@@ -45,7 +45,7 @@ class StartArguments:
         arguments.has("grid", self.grid, ("get_nodes", "push_messages"), "the ServerApp's Grid")
         arguments.of_kind("initial_arrays", self.initial_arrays, ArrayRecord, _GIVE_ARRAYS)
         arguments.convert(self, "num_rounds", arguments.whole, least=1)
-        arguments.convert(self, "timeout", arguments.number, above=0, give="seconds above 0")
+        arguments.convert(self, "timeout", arguments.seconds)
         for name in ("train_config", "evaluate_config"):
             arguments.of_kind(
                 name, getattr(self, name), (ConfigRecord, type(None)), "a ConfigRecord"

@@ -19,6 +19,7 @@ from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
 from flower_app.report.results_folder import TASK_FILE, task_beside, trained_model
 from flower_app.tasks import task_spec
+from privacy.arguments import seconds, whole
 from privacy.imports import needing
 from privacy.inference import EvaluatorPool, EvaluatorProcess, InputContract, PackedModel
 from privacy.inference.errors import EvaluatorFailedError, ModelFileError
@@ -37,6 +38,7 @@ from privacy.inference_service.questions import Questions
 from privacy.inference_service.server import check_certificate
 
 _DEFAULTS = ServiceLimits()
+_MOST_MEGABYTES = (1 << 43) - 1  # bytes in 63 bits
 
 
 @dataclass(frozen=True)
@@ -138,19 +140,18 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until ended; a wrong option, folder or file, or a taken port, is a SettingError."""
     model = _from_file(options.model) if options.model.is_file() else _from_run(options.model)
-    limits = _limits(options)
+    limits, patience, memory = _limits(options)
     try:
         check_origins(options.origin)
     except ValueError as error:
         raise SettingError(f"--{error}") from error
-    memory = None if options.worker_memory is None else options.worker_memory << 20
 
     used: list[int] = []
 
     def start() -> EvaluatorProcess:
         process = start_evaluator(file, memory=memory)
         used.append(process.memory)
-        process.timeout = options.answer_seconds
+        process.timeout = patience
         return process
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -174,7 +175,7 @@ def run(options: argparse.Namespace) -> int:
             app,
             certificate=security.certificate,
             key=security.key,
-            shutdown_seconds=options.answer_seconds,
+            shutdown_seconds=patience,
         )
         _announce(options, security, listening, pool, used[0], model)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has finished the requests under way
@@ -232,17 +233,20 @@ def _from_file(file: Path) -> _Model:
     )
 
 
-def _limits(options: argparse.Namespace) -> ServiceLimits:
-    if not options.answer_seconds > 0 or (options.worker_memory or 1) < 1:
-        raise SettingError("--answer-seconds and --worker-memory take positive numbers")
+def _limits(options: argparse.Namespace) -> tuple[ServiceLimits, float, int | None]:
+    """Of owners, of an answer in seconds, and of a process's memory in bytes."""
+    memory = options.worker_memory
     try:
-        return ServiceLimits(
+        if memory is not None:
+            memory = whole("--worker-memory", memory, least=1, most=_MOST_MEGABYTES) << 20
+        limits = ServiceLimits(
             queue=options.queue,
             requests_per_minute=options.requests_per_minute,
             owners=options.owners,
             key_sets=options.key_sets,
             key_hours=options.key_hours,
         )
+        return limits, seconds("--answer-seconds", options.answer_seconds), memory
     except ValueError as error:
         raise SettingError(str(error)) from error
 

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from privacy.accounting.errors import LedgerBusyError, LedgerError
 from privacy.accounting.events import Adjacency, Event
 from privacy.accounting.ledger_text import LedgerContents, LedgerText, Payments, Position, Record
-from privacy.arguments import number
+from privacy.arguments import seconds
 from privacy.files import remove_leftovers, write_durably
 
 
@@ -79,7 +79,7 @@ class Ledger(Payments):
         ValueError
             If ``population`` is empty.
         """
-        timeout = number("timeout", timeout, least=0, give="seconds of at least 0")
+        timeout = seconds("timeout", timeout, least=0)
         new = LedgerText.start(population, adjacency, unit=unit)
         file = Path(path).resolve()
         if not file.parent.is_dir():

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from privacy.arguments import convert, number, whole
+from privacy.arguments import convert, lifetime_hours, seconds, whole
 
 Clock = Callable[[], float]
 """Seconds that never go back, as ``time.monotonic``."""
@@ -47,7 +47,7 @@ class ServiceLimits:
             if field.type in (int, "int"):
                 convert(self, field.name, whole, least=1)
             else:
-                convert(self, field.name, number, above=0)
+                convert(self, field.name, lifetime_hours if field.name == "key_hours" else seconds)
 
 
 class RateLimiter:

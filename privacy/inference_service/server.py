@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from privacy.arguments import seconds
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.limits import ServiceLimits
 from privacy.tls_files import load_certificate
@@ -60,8 +61,8 @@ class ServiceServer(uvicorn.Server):
 
     Raises
     ------
-    ValueError
-        If one of certificate and key is given without the other.
+    TypeError, ValueError
+        If ``shutdown_seconds`` is wrong, or one of certificate and key is given without the other.
     OSError
         If they cannot be read, or hold something else.
     """
@@ -77,6 +78,7 @@ class ServiceServer(uvicorn.Server):
         shutdown_seconds: float = 60.0,
     ) -> None:
         check_certificate(certificate, key)
+        patience = seconds("shutdown_seconds", shutdown_seconds)
         limits: ServiceLimits = app.state.limits
         self._head_seconds = limits.head_seconds
         super().__init__(
@@ -90,7 +92,7 @@ class ServiceServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 limit_concurrency=_CONNECTIONS,
-                timeout_graceful_shutdown=int(shutdown_seconds) + 1,
+                timeout_graceful_shutdown=int(patience) + 1,
                 ssl_certfile=certificate,
                 ssl_keyfile=key,
             )
@@ -178,12 +180,12 @@ class _Protocol(H11Protocol):
         self.conn = self._strict = _Connection(h11.SERVER)
         self._deadlines: dict[str, asyncio.TimerHandle] = {}
 
-    def _expect(self, part: str, due: bool, seconds: float) -> None:
+    def _expect(self, part: str, due: bool, patience: float) -> None:
         """Start the deadline of a part if it is due, else cancel it."""
         if not due and part in self._deadlines:
             self._deadlines.pop(part).cancel()
         elif due and part not in self._deadlines:
-            self._deadlines[part] = self.loop.call_later(seconds, self.transport.abort)
+            self._deadlines[part] = self.loop.call_later(patience, self.transport.abort)
 
     def _expect_the_sender(self) -> None:
         conn = self.conn

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from filelock import FileLock
 
-from privacy.arguments import convert, number, shown, text, whole
+from privacy.arguments import convert, lifetime_hours, number, shown, text, whole
 from privacy.files import write_durably
 from privacy.inference_service.errors import TokenFileError
 from privacy.json_text import read_json
@@ -150,7 +150,7 @@ class TokenFile:
         """
         expires = None
         if hours is not None:
-            expires = self._clock() + 3600 * number("hours", hours, above=0)
+            expires = self._clock() + 3600 * lifetime_hours("hours", hours)
         if questions is not None:
             questions = whole("questions", questions, least=1)
         if not _NAME.fullmatch(name):

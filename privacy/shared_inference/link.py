@@ -11,7 +11,7 @@ import ssl
 import struct
 import time
 
-from privacy.arguments import number, whole
+from privacy.arguments import seconds, whole
 from privacy.shared_inference.closing import Closing
 from privacy.shared_inference.errors import LinkError
 
@@ -44,7 +44,7 @@ class Link(Closing):
     ) -> None:
         self._connection = connection
         self._max_bytes = whole("max_bytes", max_bytes, least=1, most=2**32 - 1)
-        self._timeout = number("timeout", timeout, above=0)
+        self.timeout = timeout
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setblocking(False)
         self._buffer = memoryview(bytearray(_BUFFER))
@@ -57,8 +57,8 @@ class Link(Closing):
         return self._timeout
 
     @timeout.setter
-    def timeout(self, seconds: float) -> None:
-        self._timeout = seconds
+    def timeout(self, value: float) -> None:
+        self._timeout = seconds("timeout", value)
 
     def fileno(self) -> int:
         """Of the connection, for ``select``."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from privacy.arguments import number
+from privacy.arguments import seconds
 from privacy.shared_inference.closing import Closing
 from privacy.shared_inference.data_owner import DataOwner, Question
 from privacy.shared_inference.endpoints import Address, call
@@ -51,7 +51,7 @@ class RemoteWorkers(Closing):
     ) -> None:
         self._owner, self._context = owner, context
         self._addresses: Mapping[Party, Address] = {Party.ALICE: alice, Party.BOB: bob}
-        self._timeout = number("timeout", timeout, above=0)
+        self._timeout = seconds("timeout", timeout)
         self._links: dict[Party, Link] = {}
         self._least = 0
 

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from functools import partial
 
-from privacy.arguments import convert, number, whole
+from privacy.arguments import convert, seconds, whole
 from privacy.shared_inference.between import Between
 from privacy.shared_inference.closing import Closing
 from privacy.shared_inference.endpoints import Address, call, stranger, welcome
@@ -53,7 +53,7 @@ class WorkerLimits:
     def __post_init__(self) -> None:
         convert(self, "connections", whole, least=2)
         for name in ("idle_seconds", "patience", "exchange_seconds"):
-            convert(self, name, number, above=0)
+            convert(self, name, seconds)
 
 
 class WorkerServer(Closing):

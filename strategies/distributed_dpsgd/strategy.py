@@ -177,7 +177,7 @@ class DistributedDPSGD(AccountedStrategy):
             unit=unit,
             persons=arguments.whole("persons", persons, least=1, most=MOST_PERSONS),
             sampling_rate=arguments.number("sampling_rate", sampling_rate, above=0, below=1),
-            stage_timeout=arguments.number("stage_timeout", stage_timeout, above=0),
+            stage_timeout=arguments.seconds("stage_timeout", stage_timeout),
         )
         clipping = FlatClipping(arguments.number("clipping_norm", clipping_norm, above=0))
         self.clipping_norm = clipping.norm
@@ -363,6 +363,7 @@ class DistributedDPSGD(AccountedStrategy):
             If too few silos saw it through.
         """
         arguments.of_kind("query", query, (TableQuery,), "TableQuery(bounds=[(low, high), ...])")
+        timeout = arguments.seconds("timeout", timeout)
         request = TableSum(
             unit=self.unit,
             persons=self._setup.persons,

@@ -160,6 +160,7 @@ class EncryptedRound:
         PopulationExceededError
             If the population is a number, and more clients than that are connected.
         """
+        timeout = arguments.seconds("timeout", timeout)
         with contextlib.ExitStack() as stack:
             event, ledger = self.event, None
             if event is not None:

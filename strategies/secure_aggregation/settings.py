@@ -99,7 +99,7 @@ class SecureAggregation:
 
     def __post_init__(self) -> None:
         arguments.convert(self, "min_clients", arguments.whole, least=3)
-        arguments.convert(self, "stage_timeout", arguments.number, above=0)
+        arguments.convert(self, "stage_timeout", arguments.seconds)
         if self.max_clients is not None:
             arguments.convert(self, "max_clients", arguments.whole, least=self.min_clients)
         for name in ("max_dropout_fraction", "dropout_probability"):

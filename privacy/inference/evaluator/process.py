@@ -22,7 +22,7 @@ from typing import BinaryIO, Self, TypeVar, cast
 
 import psutil
 
-from privacy.arguments import number, of_kind, whole
+from privacy.arguments import of_kind, seconds, whole
 from privacy.inference.ckks import warm_up
 from privacy.inference.errors import EvaluatorFailedError, EvaluatorTimeoutError, MessageError
 from privacy.inference.evaluator.evaluator import Evaluator
@@ -61,8 +61,7 @@ class EvaluatorProcess:
     folder : Path, optional
         Where it starts; by default here.
     timeout : float
-        Seconds that one step (compiling, reading keys, one answer) may take. It can be set anew
-        between steps.
+        Seconds that one step (compiling, reading keys, one answer) may take.
     owners : int
         How many owners' keys it is meant to hold at once.
     memory : int, optional
@@ -87,8 +86,7 @@ class EvaluatorProcess:
     ) -> None:
         of_kind("command", command, (list, tuple), "the program and its arguments in a list")
         self.owners = whole("owners", owners, least=1)
-        longest = threading.TIMEOUT_MAX
-        self.timeout = number("timeout", timeout, above=0, most=longest, give="seconds above 0")
+        self.timeout = timeout
         if memory is not None:
             memory = whole("memory", memory, least=1, most=(1 << 63) - 1, give="a number of bytes")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
@@ -109,6 +107,15 @@ class EvaluatorProcess:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one step may take; may be set anew between steps."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, value: float) -> None:
+        self._timeout = seconds("timeout", value)
 
     @property
     def pid(self) -> int:
@@ -313,10 +320,10 @@ def _answer(content: bytes) -> tuple[bytes, float]:
     """An answer, and the seconds that it took."""
     if len(content) < _SECONDS.size:
         raise _WrongFrameError(f"an answer of {len(content)} bytes")
-    (seconds,) = _SECONDS.unpack_from(content)
-    if not 0 <= seconds < math.inf:
-        raise _WrongFrameError(f"an answer that took {seconds} s")
-    return content[_SECONDS.size :], seconds
+    (taken,) = _SECONDS.unpack_from(content)
+    if not 0 <= taken < math.inf:
+        raise _WrongFrameError(f"an answer that took {taken} s")
+    return content[_SECONDS.size :], taken
 
 
 def _write_frame(stream: BinaryIO, *parts: bytes) -> None:

@@ -154,6 +154,8 @@ def _resized(node: Node, array: Array, *given: Array | None) -> Array:
     node.attribute("extrapolation_value", 0.0)
     if node.opset < 11 or node.operator == "Upsample":  # as later versions say it
         rule, nearest, given = "asymmetric", "floor", (None, *given)
+    # Of opset 10 alone; onnxruntime looks upwards where it shrinks an axis.
+    shrunk = "ceil" if node.operator == "Resize" and node.opset < 11 else nearest
     if node.operator == "Upsample" and node.opset < 9:
         given = (None, np.asarray(node.attribute("scales", [])))
     _, scales, sizes = (*given, None, None, None)[:3]
@@ -175,11 +177,18 @@ def _resized(node: Node, array: Array, *given: Array | None) -> Array:
     else:
         raise node.refused("has neither scales nor sizes")
     _few(node, lengths)
+    if node.operator == "Upsample" and min(factors) < 1:
+        raise node.refused("shrinks its input, which Upsample does not; give scales of 1 or more")
+    made = array
     for axis, (length, factor) in enumerate(zip(lengths, factors, strict=True)):
         if length != array.shape[axis] or factor != 1.0:
-            at = _nearest(node, rule, nearest, array.shape[axis], length, factor)
-            array = np.take(array, at, axis=axis)
-    return array
+            mode = shrunk if factor < 1 else nearest
+            at = _nearest(node, rule, mode, array.shape[axis], length, factor)
+            made = np.take(made, at, axis=axis)
+    if made.shape == array.shape and not bool((made == array).all()):
+        # By the standard it moves values; onnxruntime gives its input as it is.
+        raise node.refused("scales its input to the shape that it has, on which runtimes differ")
+    return made
 
 
 def _half_pixel(x: Array, before: int, after: int, by: Any) -> Array:

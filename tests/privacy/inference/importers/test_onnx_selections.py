@@ -1,5 +1,6 @@
 """Operators of ONNX that choose, repeat or reorder values, against onnxruntime."""
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,39 @@ def test_resizing_to_the_nearest(rule: str, nearest: str, tmp_path: Path) -> Non
     ):
         resize = node("Resize", names, mode="nearest", **options)
         check(tmp_path, [resize], [2, 3, 4], {"s": weights}, batch=3)
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.5, 0.6, 2 / 3, 0.75, 0.9, 1.1, 1.25, 1.5, 2.0, 2.5])
+@pytest.mark.parametrize("other", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("operator", "opset"), [("Upsample", 7), ("Upsample", 9), ("Resize", 10), ("Resize", 13)]
+)
+def test_resizing_is_as_the_runtime_does_it_or_refused(
+    operator: str, opset: int, other: float, factor: float, tmp_path: Path
+) -> None:
+    scales = np.float32([1, 1, other, factor])
+    options: dict[str, Any] = {"mode": "nearest"}
+    if opset == 7:
+        options["scales"] = scales.tolist()
+    elif opset == 13:
+        options |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    names = {7: "x", 9: "x s", 10: "x s", 13: "x - s"}[opset]
+    weights = {} if opset == 7 else {"s": scales}
+    refusals = []
+    for size in (2, 3, 4, 5, 8):
+        made = [node(operator, names, **options)]
+        file = save(tmp_path / "model.onnx", made, [1, 4, size], weights, opset=opset)
+        inputs = np.random.default_rng(0).normal(size=(3, 1, 4, size)).astype(np.float32)
+        try:
+            model = from_onnx(file)
+        except UnsupportedModelError as error:
+            refusals.append(str(error))
+            continue
+        assert (answers(model, inputs) == runtime(file, inputs)).all()
+    known = re.compile("precisions differ|runtimes differ|shrinks its input|makes shape")
+    assert all(map(known.search, refusals))
+    may_shrink = operator == "Resize" or min(other, factor) >= 1
+    assert not refusals or factor not in (0.5, 2.0) or not may_shrink
 
 
 def test_resizing_of_other_kinds(tmp_path: Path) -> None:
