@@ -6,6 +6,7 @@ Several machines of a deployment make theirs with ``openssl`` and ``ssh-keygen``
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFETIME = timedelta(days=2)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,11 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(
+                f"host is {host!r}; give a name of ASCII letters, digits, hyphens and dots "
+                "(xn--... for one with others), or an IP address, without a port"
+            ) from None
         return x509.DNSName(host)
 
 
