@@ -277,7 +277,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
                     f"--host {options.host} is not this machine alone: give --tls-certificate and "
                     "--tls-key (or, where a proxy ends TLS, --insecure-no-tls)"
                 )
-            trial = make_certificates(folder)
+            trial = make_certificates(folder, options.host)
             certificate, key = trial.certificate, trial.key
             ask += ["--ca", str(trial.ca)]
         else:
@@ -340,7 +340,8 @@ def _announce(
         file = security.folder / "plan.json"
         file.write_text(model.plan)
         about += ("--plan", str(file))
-    host = "localhost" if is_loopback(options.host) else options.host
+    host = "localhost" if options.host == "127.0.0.1" else options.host
+    host = f"[{host}]" if ":" in host else host
     url = f"{'http' if security.certificate is None else 'https'}://{host}:{port}"
     for insecure, warning in (
         (options.insecure_no_tls, "without TLS: whoever listens can use tokens and forge messages"),
