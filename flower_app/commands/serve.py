@@ -17,6 +17,7 @@ from flower_app.encrypted.evaluator import start_evaluator
 from flower_app.errors import SettingError, counted
 from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
+from flower_app.processes.listening import listen
 from flower_app.report.results_folder import TASK_FILE, task_beside, trained_model
 from flower_app.tasks import task_spec
 from privacy.arguments import seconds, whole
@@ -157,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     with contextlib.ExitStack() as stack:
         security = stack.enter_context(_security(options))
-        listening = stack.enter_context(_listen(options.host, options.port))
+        listening = stack.enter_context(listen(options.host, options.port))
         print(f"{'Loading' if model.plan else 'Compiling'} {model.name} ...", flush=True)
         try:
             file = stack.enter_context(model.file())
@@ -317,14 +318,6 @@ def _given_tokens(path: Path) -> TokenFile:
     except TokenFileError as error:
         raise SettingError(str(error)) from error
     return tokens
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise SettingError(f"cannot listen on {host}, port {port}: {error}") from error
 
 
 def _announce(
