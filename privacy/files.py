@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _NEW = ".new"
+_RANDOM_BYTES = 4  # in a new version's name, in hexadecimal
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def replacement(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     Where the block raises, ``path`` is as it was. ``mode`` (less the umask) says who may read the
     file: by default only its owner.
     """
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_NEW}")
+    new = path.with_name(f"{path.name}.{secrets.token_hex(_RANDOM_BYTES)}{_NEW}")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
@@ -49,6 +50,10 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the files of killed writers of ``path``; nobody may be writing it now."""
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*{_NEW}"):
+    """Remove the files of killed writers of ``path``; nobody may be writing it now.
+
+    Those of a file whose name only begins like it, ``NAME.ahead``, stay.
+    """
+    random = "[0-9a-f]" * (2 * _RANDOM_BYTES)
+    for left in path.parent.glob(f"{glob.escape(path.name)}.{random}{_NEW}"):
         left.unlink(missing_ok=True)

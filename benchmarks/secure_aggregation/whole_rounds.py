@@ -7,7 +7,6 @@ runs in a process of its own, so that its memory is its own.
 import logging
 import math
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -20,7 +19,7 @@ from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from benchmarks.harness import Log, Row, Spread
+from benchmarks.harness import Log, Row, Spread, memory_of_process
 from privacy.secure_aggregation import Adversary, ClientPolicy
 from strategies import (
     Budget,
@@ -31,7 +30,7 @@ from strategies import (
     SecureAggregationMod,
 )
 
-CASES = ((100, 1_000_000), (1_000, 100_000), (1_000, 1_000_000))
+CASES = ((100, 100_000), (100, 1_000_000), (1_000, 100_000), (1_000, 1_000_000))
 DROPOUT = 0.05
 _CURIOUS = Adversary(max_corrupt_fraction=0.05)
 
@@ -133,7 +132,7 @@ def play(clients: int, parameters: int) -> Measured:
         up=[float(grid.up[node]) for node in stayed],
         down=[float(grid.down[node]) for node in stayed],
         exchanges=max(grid.asked.values()),
-        megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        megabytes=memory_of_process("VmHWM") / 1e6,
     )
 
 

@@ -13,6 +13,7 @@ from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference_service.errors import ServiceError
 from privacy.inference_service.key_names import key_id
 from privacy.json_text import read_json
+from privacy.untrusted_text import one_line
 
 _LARGEST_PLAN = 1 << 22
 _LARGEST_ERROR = 1 << 16
@@ -206,7 +207,7 @@ def _seconds(timing: str) -> float:
 
 
 def _unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
-    reason = str(error) or type(error).__name__
+    reason = one_line(str(error)) or type(error).__name__
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return ServiceError(
             "untrusted",

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from privacy.untrusted_text import one_line
+
 _LONGEST_WAIT = 86_400
 """Seconds that a service may ask its callers to wait; what is more is no number of a service's."""
 
@@ -61,14 +63,21 @@ class ServiceError(RuntimeError):
 
     @classmethod
     def from_dict(cls, status: int, body: Mapping[str, object]) -> "ServiceError":
-        """Read the body of a response; missing fields get general texts."""
+        """Read the body of a response; missing fields get general texts.
+
+        Whatever a service writes is one line each: it reaches its caller's terminal and logs.
+        """
+
+        def text(name: str, otherwise: str, longest: int) -> str:
+            return one_line(str(body.get(name, otherwise))[:longest])
+
         after = body.get("retry_after")
         if not isinstance(after, int) or isinstance(after, bool) or not 0 <= after <= _LONGEST_WAIT:
             after = None
         return cls(
-            str(body.get("error", "unknown"))[:100],
+            text("error", "unknown", 100),
             status,
-            str(body.get("message", f"the service answered {status}"))[:500],
-            str(body.get("remedy", "look at the service's log"))[:500],
+            text("message", f"the service answered {status}", 500),
+            text("remedy", "look at the service's log", 500),
             retry_after=after,
         )

@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from privacy.json_text import read_json
 from privacy.shared_inference.errors import LinkError, MaterialError, MessageError
+from privacy.untrusted_text import one_line
 
 _STATE = struct.Struct("<32sQQ")
 _MOST_TEXT = 2_000
@@ -88,5 +89,4 @@ def refused(body: bytes, worker: str) -> Exception:
             raise TypeError
     except (ValueError, LookupError, TypeError):
         return MessageError(f"{worker} sent a refusal that cannot be read")
-    printable = "".join(letter for letter in text[:_MOST_TEXT] if letter.isprintable())
-    return kind(f"{worker}: {printable}")
+    return kind(f"{worker}: {one_line(text[:_MOST_TEXT])}")

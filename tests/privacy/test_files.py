@@ -41,9 +41,19 @@ def test_only_the_owner_reads_a_file_unless_its_writer_says_otherwise(tmp_path: 
 
 
 def test_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    path, other = tmp_path / "file", tmp_path / "file2.ab.new"
-    (tmp_path / "file.0123abcd.new").touch()
-    other.touch()
-    write_durably(path, b"x")
+    path = tmp_path / "file"
+    with replacement(path) as file:
+        (written,) = tmp_path.iterdir()
+        file.write(b"x")
+    written.touch()  # as a killed writer leaves it
     remove_leftovers(path)
-    assert set(tmp_path.iterdir()) == {path, other}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["file2", "file.ahead", "file.ahead.0123abcd", "another.file"])
+def test_what_another_file_is_replaced_with_stays(tmp_path: Path, name: str) -> None:
+    other = tmp_path / name
+    with replacement(other) as file:
+        file.write(b"x")
+        remove_leftovers(tmp_path / "file")
+    assert other.read_bytes() == b"x"
