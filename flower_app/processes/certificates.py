@@ -52,7 +52,7 @@ class NodeKey:
     public: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
+def make_certificates(folder: Path, host: str = "localhost") -> Certificates:
     """Make an authority and a certificate for this machine's loopback, valid for two days.
 
     The authority's key is not stored, so nobody can sign with it again.
@@ -61,12 +61,13 @@ def make_certificates(folder: Path) -> Certificates:
     ----------
     folder : Path
         For the files; made if it is missing.
+    host : str
+        Named in the certificate beside ``localhost`` and 127.0.0.1: another address of loopback.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    hosts = [*dict.fromkeys(("localhost", "127.0.0.1", host))]
     authority = _Authority("bloomseal demonstration authority", _LIFETIME)
-    server, server_key = authority.sign(
-        "localhost", ["localhost", "127.0.0.1"], [ExtendedKeyUsageOID.SERVER_AUTH]
-    )
+    server, server_key = authority.sign("localhost", hosts, [ExtendedKeyUsageOID.SERVER_AUTH])
     made = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     made.ca.write_bytes(authority.certificate)
     made.certificate.write_bytes(server)

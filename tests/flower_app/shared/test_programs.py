@@ -5,6 +5,7 @@ import json
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -261,6 +262,14 @@ def test_both_shares_of_a_model_are_written_or_none(
     assert not (own / "alice.model").exists()
     (own / "bob.model").unlink()
     assert main(share) == 0
+
+
+def test_a_worker_listens_on_ipv6(session: Path) -> None:
+    with started("bob", session, "--listen", "[::1]:0") as (_, bobs):
+        address = Address.parse(bobs)
+        assert address.host == "::1"
+        with socket.create_connection((address.host, address.port), timeout=30):
+            pass
 
 
 def test_the_same_material_is_refused_to_two_processes(
