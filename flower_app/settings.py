@@ -10,6 +10,7 @@ from typing import Any
 from flower_app.data import DATASETS, PARTITIONS, PartitionSpec
 from flower_app.errors import SettingError, wrong
 from flower_app.models.specs import MODELS, OWN_RECIPES, OWN_SILO_RECIPES, RECIPES, SILO_RECIPES
+from flower_app.paths import is_file, is_folder
 from flower_app.setting_names import kebab, nearest, refusals, without_former_names
 from flower_app.tasks import Task, read_task
 from privacy.accounting import Budget
@@ -407,22 +408,6 @@ def write_run_config(settings: Mapping[str, Any], path: Path) -> Path:
     lines = [f"{name} = {json.dumps(v, ensure_ascii=False)}\n" for name, v in settings.items()]
     path.write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8")
     return path
-
-
-def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; a name that no file system takes is none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file system takes is none."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

@@ -181,7 +181,7 @@ class AccountedStrategy(Strategy):
         """The run has played its last round, and its checkpoint is written."""
 
     def _ended_early(self) -> None:
-        """The run has ended before its last round, and may be resumed."""
+        """The run may be resumed: it has not played the last round that was planned for it."""
 
     # The run's state ---------------------------------------------------------------------------
 
@@ -354,7 +354,9 @@ class AccountedStrategy(Strategy):
             self._run.locate(grid)  # refuses a population that has no place for all
             arrays, first = self._prepare(given)
             result = self._run.play(self, given, arrays, first, self._keep)
-            if self._run.has_ended():
+            before = self._resumed
+            outlasts = before is not None and before.outlasts(given.num_rounds)
+            if self._run.has_ended() or outlasts:
                 self._ended_early()
             else:
                 self._finished()
@@ -404,5 +406,6 @@ class AccountedStrategy(Strategy):
                 arrays,
                 position=position,
                 settings=self._settings(),
+                planned=self._run.last,
                 rows=rows,
             )

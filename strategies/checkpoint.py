@@ -119,9 +119,10 @@ class Checkpointing:
             return
         if before is None or before.settings != settings or not before.has_learned:
             return
-        if before.round < num_rounds:
+        planned = max(num_rounds, before.planned)
+        if before.round < planned:
             raise CheckpointError(
-                f"{self.path} holds round {before.round} of {num_rounds} of a run with these "
+                f"{self.path} holds round {before.round} of {planned} of a run with these "
                 "settings, and to begin anew would pay for its rounds again and overwrite it. Go "
                 "on from it with Checkpointing(path, resume=True), or move the file away. Nothing "
                 "was spent"
@@ -168,6 +169,8 @@ class Checkpoint:
         Everything numeric, by slot: ``model/…``, ``optimizer/…``, ``average/…``, ``clipping/…``.
     rows : NoiseRows or None
         The correlated noise that the model holds, where there is such.
+    planned : int
+        How many rounds the run was to have; 0 where a version before this one wrote it.
     """
 
     run: str
@@ -177,6 +180,7 @@ class Checkpoint:
     settings: str
     arrays: Mapping[str, Vector]
     rows: "NoiseRows | None" = None
+    planned: int = 0
 
     def slot(self, name: str) -> dict[str, Vector]:
         """The arrays of one slot, by their names within it."""
@@ -192,10 +196,15 @@ class Checkpoint:
                 "noise_multiplier": self.noise_multiplier,
                 "position": [self.position.records, self.position.digest],
                 "settings": self.settings,
+                "planned": self.planned,
                 **({} if self.rows is None else {"rows": astuple(self.rows)}),
             }
         )
         ArrayFile(_FORMAT, state, self.arrays).save(path)
+
+    def outlasts(self, num_rounds: int) -> bool:
+        """Whether a start for so many rounds plays none, and is not the end of the run either."""
+        return num_rounds < self.round or num_rounds == self.round < self.planned
 
     @property
     def has_learned(self) -> bool:
@@ -246,6 +255,7 @@ class Checkpoint:
             settings=text("settings", state["settings"]),
             arrays=arrays,
             rows=rows,
+            planned=whole("planned", state.get("planned", 0), least=0),
         )
         if not checkpoint.slot("privacy").keys() >= {"rounds", "epsilon", "aborted"}:
             raise ValueError("it has no privacy slot")
@@ -321,9 +331,10 @@ class RunState:
         *,
         position: Position,
         settings: str,
+        planned: int,
         rows: NoiseRows | None = None,
     ) -> None:
-        """Write a checkpoint of the state after a round, with its model."""
+        """Write a checkpoint of the state after one of the ``planned`` rounds, with its model."""
         if self.noise_multiplier is None:
             raise ValueError("noise_multiplier is not calibrated yet; there is nothing to keep")
         slots = {f"model/{name}": array.numpy() for name, array in arrays.items()}
@@ -342,6 +353,7 @@ class RunState:
             settings=settings,
             arrays=slots,
             rows=rows,
+            planned=planned,
         )
         try:
             checkpoint.save(path)

@@ -323,14 +323,15 @@ class CorrelatedRounds:
 
     def remind(self) -> None:
         """Say that the file of past noise is left, for a run that may be resumed."""
-        if self._path is not None and self._path.exists():
-            log(
-                WARNING,
-                "%s is left for a run that goes on from this one. It is a secret: whoever has it "
-                "and the models sees every sum without noise. Delete it if nobody goes on, and "
-                "hand its folder to nobody with it.",
-                self._path,
-            )
+        for path in dict.fromkeys((self._path, self._source)):
+            if path is not None and path.exists():
+                log(
+                    WARNING,
+                    "%s is left for a run that goes on from this one. It is a secret: whoever has "
+                    "it and the models sees every sum without noise. Delete it if nobody goes on, "
+                    "and hand its folder to nobody with it.",
+                    path,
+                )
 
     def _draw(self) -> npt.NDArray[np.int64]:
         if self._instance is None or self._noise is None or not self._open:

@@ -412,7 +412,11 @@ def _passphrase(*, new: bool) -> str:
             f"there is no terminal to ask for the passphrase; set {_PASSPHRASE}, or give "
             "--one-time-keys"
         )
-    passphrase = getpass.getpass("New passphrase for your keys: " if new else "Passphrase: ")
-    if new and getpass.getpass("Once more: ") != passphrase:
+    try:
+        passphrase = getpass.getpass("New passphrase for your keys: " if new else "Passphrase: ")
+        again = getpass.getpass("Once more: ") if new else passphrase
+    except EOFError as error:
+        raise AskError("no passphrase was given; nothing was asked") from error
+    if again != passphrase:
         raise AskError("the two passphrases differ; try again")
     return passphrase

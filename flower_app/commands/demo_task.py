@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flower_app.errors import CommandFailedError, DataError
+from flower_app.paths import is_folder, listed
 from flower_app.tasks import Task, canonical, folder_of_holders, read_cells, read_task
 
 _MOST_SILOS = 8
@@ -81,7 +82,7 @@ def divide_task(task: Task, folder: Path) -> DemoTask:
     for number, data in enumerate(held.values(), 1):
         home = parties / f"silo-{number}"
         home.mkdir(parents=True)
-        if data.is_dir():
+        if is_folder(data):
             shutil.copytree(data, home / "data")
         else:
             (home / "data").mkdir()
@@ -92,12 +93,12 @@ def divide_task(task: Task, folder: Path) -> DemoTask:
 
 def _holders(place: Path) -> dict[str, Path]:
     """The file or folder of each silo."""
-    if not place.is_dir():
+    if not is_folder(place):
         raise DataError(f"{place} is not a folder; mend [data] clients in task.toml")
     return {
         path.name: path
-        for path in sorted(place.iterdir())
-        if path.is_dir() or path.suffix.lower() == ".csv"
+        for path in listed(place)
+        if is_folder(path) or path.suffix.lower() == ".csv"
     }
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.errors import DataError
+from flower_app.paths import is_file, is_folder, listed
 from flower_app.pictures.endings import PICTURES
-from flower_app.settings import is_file, is_folder
 from flower_app.tasks import (
     Task,
     encoded,
@@ -38,7 +38,7 @@ def find_questions(path: Path, task: Task) -> list[Path]:
         if task.pictures:
             files = picture_files(path)
         else:
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() == ".csv")
+            files = [file for file in listed(path) if file.suffix.lower() == ".csv"]
         if not files:
             endings = ", ".join(PICTURES) if task.pictures else ".csv"
             raise DataError(f"{path} holds nothing to ask about; files end in {endings}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flower_app.commands.own_questions import Question
 from flower_app.errors import CommandFailedError, DataError
-from flower_app.settings import is_file, is_folder
+from flower_app.paths import is_file, is_folder, listed
 from flower_app.tasks import as_number, check_names, read_cells
 from privacy.inference import InputContract, Plan, accept_plan
 from privacy.inference.errors import PlanRefusedError
@@ -76,7 +76,7 @@ def find_plan_questions(path: Path, plan: Plan) -> list[Path]:
         If there is none.
     """
     if is_folder(path):
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
+        files = [file for file in listed(path) if file.suffix.lower() in _ENDINGS]
         if not files:
             raise DataError(f"{path} holds nothing to ask about; files end in .csv or .npy")
         return files

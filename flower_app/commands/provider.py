@@ -8,7 +8,11 @@ from typing import Any
 from flower_app.errors import CommandFailedError, counted
 from flower_app.shared.folders import read_plan
 from flower_app.shared.session import STATE, begin_session, deal
+from privacy.arguments import whole
 from privacy.shared_inference.errors import MaterialError
+
+_MOST_DAYS = 36_525
+_GIVE_DAYS = f"1 to {_MOST_DAYS:,}, a century"
 
 
 def add_command(commands: Any) -> None:
@@ -56,14 +60,16 @@ def run(options: argparse.Namespace) -> int:
 def _begin(options: argparse.Namespace) -> int:
     plan = read_plan(options.plan)
     folder: Path = options.folder
-    if options.days < 1:
-        raise CommandFailedError(f"--days is {options.days}; give 1 or more")
+    try:
+        days = whole("--days", options.days, least=1, most=_MOST_DAYS, give=_GIVE_DAYS)
+    except ValueError as error:
+        raise CommandFailedError(str(error)) from error
     if (folder / STATE).exists():
         raise CommandFailedError(f"{folder} has a session already; give another folder")
-    lifetime = timedelta(days=options.days)
+    lifetime = timedelta(days=days)
     for own in begin_session(plan, folder, alice=options.alice, bob=options.bob, lifetime=lifetime):
         print(f"wrote {own.path}, for that party alone")
-    print(f"certificates are valid for {counted(options.days, 'day')}")
+    print(f"certificates are valid for {counted(days, 'day')}")
     return 0
 
 

@@ -17,6 +17,7 @@ from flower_app.encrypted.evaluator import start_evaluator
 from flower_app.errors import SettingError, counted
 from flower_app.models.specs import MODELS
 from flower_app.processes.certificates import make_certificates
+from flower_app.processes.listening import listen
 from flower_app.report.results_folder import TASK_FILE, task_beside, trained_model
 from flower_app.tasks import task_spec
 from privacy.arguments import seconds, whole
@@ -157,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     with contextlib.ExitStack() as stack:
         security = stack.enter_context(_security(options))
-        listening = stack.enter_context(_listen(options.host, options.port))
+        listening = stack.enter_context(listen(options.host, options.port))
         print(f"{'Loading' if model.plan else 'Compiling'} {model.name} ...", flush=True)
         try:
             file = stack.enter_context(model.file())
@@ -277,7 +278,7 @@ def _security(options: argparse.Namespace) -> Iterator[_Security]:
                     f"--host {options.host} is not this machine alone: give --tls-certificate and "
                     "--tls-key (or, where a proxy ends TLS, --insecure-no-tls)"
                 )
-            trial = make_certificates(folder)
+            trial = make_certificates(folder, options.host)
             certificate, key = trial.certificate, trial.key
             ask += ["--ca", str(trial.ca)]
         else:
@@ -319,14 +320,6 @@ def _given_tokens(path: Path) -> TokenFile:
     return tokens
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise SettingError(f"cannot listen on {host}, port {port}: {error}") from error
-
-
 def _announce(
     options: argparse.Namespace,
     security: _Security,
@@ -340,7 +333,8 @@ def _announce(
         file = security.folder / "plan.json"
         file.write_text(model.plan)
         about += ("--plan", str(file))
-    host = "localhost" if is_loopback(options.host) else options.host
+    host = "localhost" if options.host == "127.0.0.1" else options.host
+    host = f"[{host}]" if ":" in host else host
     url = f"{'http' if security.certificate is None else 'https'}://{host}:{port}"
     for insecure, warning in (
         (options.insecure_no_tls, "without TLS: whoever listens can use tokens and forge messages"),

@@ -14,6 +14,7 @@ from flower_app.data.inputs import InputKind, Inputs, encode
 from flower_app.data.partitions import Partitions
 from flower_app.data.sources import TRAIN_IMAGES, TRAIN_LABELS
 from flower_app.errors import DataError
+from flower_app.paths import is_folder, listed
 
 CLASSES = 10
 
@@ -78,9 +79,12 @@ def check_node_folder(folder: Path) -> list[str]:
 
 
 def _read(folder: Path) -> tuple[Split | None, list[str]]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         return None, [f"{folder} is not a folder; set data-dir to the one with this node's images"]
-    archives = sorted(folder.glob("*.npz"))
+    try:
+        archives = [path for path in listed(folder) if path.suffix == ".npz"]
+    except DataError as error:
+        return None, [str(error)]
     if len(archives) > 1:
         names = ", ".join(path.name for path in archives)
         return None, [f"{folder} holds several .npz files ({names}); leave one"]

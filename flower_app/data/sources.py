@@ -20,6 +20,7 @@ import numpy as np
 from flower_app.data.cache import only_one
 from flower_app.data.idx import plain_or_packed, read_plain, to_idx
 from flower_app.errors import DataError
+from flower_app.paths import is_folder
 from privacy.files import write_durably
 from privacy.imports import needing
 
@@ -149,7 +150,7 @@ def given_files(name: str, data_dir: Path) -> Files:
     """
     origin = ORIGINS[name]
     remedy = f"put {origin.title}'s four official files there, or leave data-dir empty to fetch it"
-    if not data_dir.is_dir():
+    if not is_folder(data_dir):
         raise DataError(f"data-dir = {str(data_dir)!r} is not a folder; {remedy}")
     places = (data_dir, data_dir / origin.folder / "raw")
     files = {}

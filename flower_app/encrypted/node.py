@@ -33,7 +33,8 @@ def answer_query(message: Message, context: Context, settings: Settings) -> Mess
     """Answer one of the round's two messages.
 
     A deployed node's owner decides in ``node-config``: ``test-dir`` and ``state-dir``;
-    ``report-epsilon`` and ``report-total-epsilon`` for the noise on its report;
+    ``report-epsilon`` and ``report-total-epsilon`` for the noise on its report, against a server
+    that follows the protocol;
     ``publish-report``, whether the server may publish that without noise of the server's.
     """
     spec = spec_of(settings)

@@ -126,7 +126,10 @@ def _metrics(result: EncryptedRoundResult, settings: Settings) -> dict[str, Any]
             f"{settings.encrypted_round_noise_multiplier:g}) and counted in ε"
         ),
         "counted": not public,
-        "node_noise": "each node noises its own report, to hide single images from the server too",
+        "node_noise": (
+            "each node noises its own report, to hide single images also from a server that "
+            "computes each answer from its own question"
+        ),
         "images_per_node": result.images,
         "bytes_from_node": result.bytes_from_node,
         "bytes_to_node": result.bytes_to_node,

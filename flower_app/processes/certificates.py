@@ -6,6 +6,7 @@ Several machines of a deployment make theirs with ``openssl`` and ``ssh-keygen``
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFETIME = timedelta(days=2)
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class NodeKey:
     public: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
+def make_certificates(folder: Path, host: str = "localhost") -> Certificates:
     """Make an authority and a certificate for this machine's loopback, valid for two days.
 
     The authority's key is not stored, so nobody can sign with it again.
@@ -59,12 +61,13 @@ def make_certificates(folder: Path) -> Certificates:
     ----------
     folder : Path
         For the files; made if it is missing.
+    host : str
+        Named in the certificate beside ``localhost`` and 127.0.0.1: another address of loopback.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    hosts = [*dict.fromkeys(("localhost", "127.0.0.1", host))]
     authority = _Authority("bloomseal demonstration authority", _LIFETIME)
-    server, server_key = authority.sign(
-        "localhost", ["localhost", "127.0.0.1"], [ExtendedKeyUsageOID.SERVER_AUTH]
-    )
+    server, server_key = authority.sign("localhost", hosts, [ExtendedKeyUsageOID.SERVER_AUTH])
     made = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     made.ca.write_bytes(authority.certificate)
     made.certificate.write_bytes(server)
@@ -174,6 +177,11 @@ def _host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(
+                f"host is {host!r}; give a name of ASCII letters, digits, hyphens and dots "
+                "(xn--... for one with others), or an IP address, without a port"
+            ) from None
         return x509.DNSName(host)
 
 

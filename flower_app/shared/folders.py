@@ -100,11 +100,15 @@ def write_secret(path: Path, content: bytes) -> None:
     Raises
     ------
     CommandFailedError
-        If it is there already, or cannot be written.
+        If it is there already, or cannot be written; then nothing of it is left.
     """
     try:
         handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+        except OSError:
+            path.unlink()
+            raise
     except OSError as error:
         raise CommandFailedError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """A run's model, compiled for shares, and split between the workers."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch import nn
@@ -41,13 +42,17 @@ def write_shares(compiled: SharedModel, folder: PartyFolder) -> dict[str, Path]:
     Raises
     ------
     CommandFailedError
-        If the folder's letter is not the model owner's, or a file is there already.
+        If the folder's letter is not the model owner's, or a file is there already or cannot be
+        written; then neither is left.
     """
     try:
         shares = share_model(compiled, folder.letter())
     except MessageError as error:
         raise CommandFailedError(f"{folder.letter_file}: {error}") from error
     files = {worker: folder.path / f"{worker}.model" for worker in ("alice", "bob")}
-    for path, share in zip(files.values(), shares, strict=True):
-        write_secret(path, share)
+    with ExitStack() as undo:  # both, or none: a second try would be refused for the first file
+        for path, share in zip(files.values(), shares, strict=True):
+            write_secret(path, share)
+            undo.callback(path.unlink)
+        undo.pop_all()
     return files

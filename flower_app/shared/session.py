@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,25 +31,41 @@ def begin_session(
     Raises
     ------
     CommandFailedError
-        If a file is there already, or a host is no name.
+        If a file is there already or cannot be written, or a host is no name; nothing is left.
     """
+    names = [*NAMES.values(), PartyFolder(folder).plan_file.name, STATE]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        provider = Provider(plan, (folder / STATE).absolute())
-        parties = {party: PartyFolder(folder / name) for party, name in NAMES.items()}
-        for party, own in parties.items():
-            own.path.mkdir(mode=0o700)
-            write_secret(own.plan_file, plan.to_bytes())
-            write_secret(own.letter_file, provider.letter(party))
-        write_secret(PartyFolder(folder).plan_file, plan.to_bytes())
-        hosts = {Party.ALICE: alice, Party.BOB: bob, Party.DATA_OWNER: None}
-        make_party_certificates(
-            {NAMES[party]: (parties[party].tls_files, host) for party, host in hosts.items()},
-            lifetime=lifetime,
-        )
-    except (OSError, ValueError) as error:
+        for name in names:
+            if (folder / name).exists():
+                raise CommandFailedError(f"{folder / name} is there already; give another folder")
+        with tempfile.TemporaryDirectory(prefix="begun-", dir=folder) as begun:
+            _write_session(plan, Path(begun), {Party.ALICE: alice, Party.BOB: bob}, lifetime)
+            for name in names:  # the state comes last: with it there is a session
+                (Path(begun) / name).rename(folder / name)
+    except OSError as error:
         raise CommandFailedError(f"{folder}: {error}") from error
-    return [*parties.values()]
+    except ValueError as error:
+        raise CommandFailedError(str(error)) from error
+    return [PartyFolder(folder / name) for name in NAMES.values()]
+
+
+def _write_session(
+    plan: Plan, folder: Path, hosts: Mapping[Party, str], lifetime: timedelta
+) -> None:
+    """All that a session begins with, into an empty folder."""
+    provider = Provider(plan, (folder / STATE).absolute())
+    parties = {party: PartyFolder(folder / name) for party, name in NAMES.items()}
+    for party, own in parties.items():
+        own.path.mkdir(mode=0o700)
+        write_secret(own.plan_file, plan.to_bytes())
+        write_secret(own.letter_file, provider.letter(party))
+    write_secret(PartyFolder(folder).plan_file, plan.to_bytes())
+    callers = (Party.ALICE, Party.BOB, Party.DATA_OWNER)
+    make_party_certificates(
+        {NAMES[party]: (parties[party].tls_files, hosts.get(party)) for party in callers},
+        lifetime=lifetime,
+    )
 
 
 def deal(folder: Path, questions: int) -> list[Path]:

@@ -7,11 +7,11 @@ the command line of the app is no part of what Flower sends.
 import argparse
 import logging
 import signal
-import socket
 import sys
 from pathlib import Path
 
 from flower_app.errors import CommandFailedError, SettingError, counted
+from flower_app.processes.listening import listen
 from flower_app.shared.folders import PartyFolder
 from privacy.shared_inference import (
     Address,
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     """
     party, folder = Party[options.name.upper()], PartyFolder(options.folder)
     bob = _bob(options)
-    listen = _address("--listen", options.listen or f"localhost:{7441 + int(party)}")
+    address = _address("--listen", options.listen or f"localhost:{7441 + int(party)}")
     try:
         limits = WorkerLimits(
             connections=options.connections,
@@ -97,16 +97,16 @@ def run(options: argparse.Namespace) -> int:
         raise CommandFailedError(f"{folder.path} is {worker.party.name.lower()}'s folder")
     warm_up(worker.plan)
     try:
-        listening = socket.create_server((listen.host, listen.port))
-    except OSError as error:
+        listening = listen(address.host, address.port)
+    except SettingError:
         worker.close()
-        raise SettingError(f"cannot listen on {listen}: {error}") from error
+        raise
     with WorkerServer(
         worker, listening, listens=listens, calling=calling, bob=bob, limits=limits
     ) as server:
         port = listening.getsockname()[1]
         left = counted(worker.material.left, "question")
-        print(f"{options.name} listens on {Address(listen.host, port)}, with material for {left}")
+        print(f"{options.name} listens on {Address(address.host, port)}, with material for {left}")
         print("Ctrl-C ends it.", flush=True)
         try:
             server.serve()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flower_app.errors import DataError, counted
+from flower_app.paths import is_folder, listed
 from flower_app.tasks.guess import TEST_SHARE, Guess, guessed_mode, quoted, silos_lines, task_text
 from flower_app.tasks.images import picture_files
 from flower_app.tasks.pictures import Pictures
@@ -36,7 +37,7 @@ def guess_pictures(folder: Path, *, written_as: str, mode: str | None = None) ->
     DataError
         If there are none, or fewer than two classes.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"{folder} is not a folder; give one with {_FORM}")
     clients = list(_folders(folder))
     counts: Counter[str] = Counter()
@@ -119,6 +120,6 @@ def _is_grey(picture: "Image.Image") -> bool:
 
 
 def _folders(place: Path) -> Iterator[Path]:
-    for path in sorted(place.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
+    for path in listed(place):
+        if is_folder(path) and not path.name.startswith("."):
             yield path

@@ -16,6 +16,7 @@ import numpy as np
 
 from flower_app.data import ClientData, Dataset, Partitions, Split
 from flower_app.errors import DataError, counted
+from flower_app.paths import is_folder, listed
 from flower_app.tasks.images import left_out, read_class_folders, visible_files
 from flower_app.tasks.tables import Examples, read_examples
 from flower_app.tasks.task import Task
@@ -190,16 +191,16 @@ def _by_holder(task: Task) -> dict[str, Examples]:
         )
         return held
     folder = folder_of_holders(task)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(
             f"{folder} is not a folder; put a {'folder' if task.pictures else 'CSV file'} for each "
             "client there, or mend [data] clients in task.toml"
         )
-    places = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    places = [path for path in listed(folder) if not path.name.startswith(".")]
     if not task.pictures:
-        places = [path for path in places if path.is_dir() or _is_table(path)]
+        places = [path for path in places if is_folder(path) or _is_table(path)]
     else:
-        places = [path for path in places if path.is_dir()]
+        places = [path for path in places if is_folder(path)]
     if not places:
         raise DataError(f"{folder} holds no client; put a file or a folder for each one there")
     return {path.name: _read_place(task, path) for path in places}
@@ -208,7 +209,7 @@ def _by_holder(task: Task) -> dict[str, Examples]:
 def _read_place(task: Task, place: Path) -> Examples:
     if task.pictures:
         return read_class_folders(place, task.classes, task.pictures)
-    if not place.is_dir():
+    if not is_folder(place):
         return read_examples(place, task.own_form)
     visible = visible_files(place)
     files = [file for file in visible if _is_table(file)]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flower_app.errors import DataError, counted
+from flower_app.paths import is_folder, listed
 from flower_app.pictures.endings import PICTURES
 from flower_app.tasks.pictures import Pictures
 from flower_app.tasks.tables import Examples
@@ -42,9 +43,9 @@ def read_class_folders(place: Path, classes: tuple[str, ...], form: Pictures) ->
     DataError
         If none can be used; the message has the reason and the remedy.
     """
-    if not place.is_dir():
+    if not is_folder(place):
         raise DataError(f"{place} is not a folder; put a folder for each class there")
-    folders = [path for path in sorted(place.iterdir()) if path.is_dir()]
+    folders = [path for path in listed(place) if is_folder(path)]
     faults = [
         f"{path}: left out, it is none of the classes {', '.join(classes)}"
         for path in folders
@@ -56,7 +57,7 @@ def read_class_folders(place: Path, classes: tuple[str, ...], form: Pictures) ->
     unreadable: list[str] = []
     for label, name in enumerate(classes):
         folder = place / name
-        if not folder.is_dir():
+        if not is_folder(folder):
             continue
         files = picture_files(folder)
         others = [file for file in visible_files(folder) if file not in files]
@@ -94,15 +95,15 @@ def read_class_folders(place: Path, classes: tuple[str, ...], form: Pictures) ->
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures in a folder, by their names."""
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES]
+    return [path for path in listed(folder) if path.suffix.lower() in PICTURES]
 
 
 def visible_files(folder: Path) -> list[Path]:
     """The files in a folder, by their names, but for those that systems put there."""
     return [
         path
-        for path in sorted(folder.iterdir())
-        if not path.is_dir()
+        for path in listed(folder)
+        if not is_folder(path)
         and not path.name.startswith(".")
         and path.name.lower() not in _OF_SYSTEMS
     ]

@@ -13,10 +13,11 @@ from flwr.supercore import log
 
 from flower_app.data import Dataset
 from flower_app.errors import SettingError, counted, wrong
+from flower_app.paths import is_folder
 from flower_app.report.compared import compared_run
 from flower_app.report.results_folder import NOT_ABSOLUTE, ResultsFolder, results_root
 from flower_app.setting_names import kebab
-from flower_app.settings import Settings, is_folder
+from flower_app.settings import Settings
 from flower_app.training.node_policy import record_protection
 from flower_app.training.resumption import check_resumed
 from flower_app.training.secure_aggregation import server_setting

@@ -10,10 +10,11 @@ from typing import Any
 from flwr.supercore import log
 
 from flower_app.errors import SettingError, wrong
+from flower_app.paths import is_folder
 from flower_app.report.results_folder import TASK_FILE, ResultsFolder
 from flower_app.report.software import software
 from flower_app.setting_names import without_former_names
-from flower_app.settings import Settings, is_folder, write_run_config
+from flower_app.settings import Settings, write_run_config
 from privacy.json_text import read_json
 
 _SOFTWARE = "software"  # in config.json, beside the settings: the code the run was begun with

@@ -318,7 +318,7 @@ def add_page(app: FastAPI, page: Page, *, copies: bool = False) -> None:
         add(name, content)
 
     @app.get("/copy.html", name="copy")
-    async def copy(request: Request, service: str = "") -> Response:
+    def copy(request: Request, service: str = "") -> Response:  # in a thread: it reads files
         if not copies:
             reason = "this service lets no page ask that is a file on a disk"
             raise ServiceError("no-copy", 404, reason, "its operator can, with --origin null")

@@ -57,7 +57,8 @@ class Questions:
         try:
             yield
         except BaseException:
-            self._change(caller, caller.questions, -1)
+            # In a thread, for another service may have the file; it goes on if this is cancelled.
+            await asyncio.shield(asyncio.to_thread(self._change, caller, caller.questions, -1))
             raise
 
     def check(self) -> None:

@@ -10,8 +10,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from flwr.app import MetricRecord
 
-from privacy.accounting import Budget, Full, GaussianRelease, Ledger, calibrate_noise_multiplier
-from privacy.arguments import convert, number
+from privacy.accounting import (
+    Budget,
+    Full,
+    GaussianRelease,
+    Ledger,
+    calibrate_noise_multiplier,
+    epsilon,
+)
+from privacy.arguments import convert, number, whole
 from privacy.inference import Plan
 from privacy.mechanisms import Randomness, SumMechanism, SystemRandomness, add_rounded_gaussian
 from strategies.encrypted_round.errors import ReportRefusedError
@@ -20,6 +27,7 @@ from strategies.metrics import LeftOut, NoisedMetrics, NoisedMetricsSum, PublicM
 
 _LEDGER = "report-ledger.jsonl"
 _POPULATION = "this node's test data"
+_CHARGED = "against a server that computes each answer from its own question"
 _ANSWERED, _IMAGES = "answered", "num-examples"
 # Wider than accuracies are: nodes' own noise may carry a report beyond 0 … 1, and cutting it off
 # there would pull the mean down.
@@ -44,26 +52,30 @@ class AccuracyReport(Protocol):
 class NoisedAccuracy:
     """The share of right answers, with noise that hides each image.
 
-    Whoever evaluates chooses the model and may answer encrypted questions at will, and so chooses
-    which question about the images the count answers. Noise on the count holds for every choice.
+    Whoever evaluates chooses the model, and so chooses which question about the images the count
+    answers. Noise on the count holds for every choice.
 
-    **Guarantee.** The Gaussian mechanism on the count, which one image moves by at most one,
-    rounded to a whole number: all reports together are (total_epsilon, delta)-private for each
-    image, whatever the server sends.
+    **Guarantee.** The Gaussian mechanism on the count, rounded to a whole number. One image moves
+    the count by at most one where every answer is computed from its own question: all reports
+    together are then (total_epsilon, delta)-private for each image, whatever the model. This is
+    what the ledger charges, and its records say so.
 
-    **Assumptions.** How many images are asked about is public. The node's folder is kept, and is
-    one for all reports on this data; noise comes from the operating system's randomness.
+    **Assumptions.** The server follows the protocol. How many images are asked about is public.
+    The node's folder is kept, and is one for all reports on this data; noise comes from the
+    operating system's randomness.
 
-    **Not covered.** What all images of a node have in common. Whether the node answers at all,
-    and when.
+    **Not covered.** A malicious server. All questions of a round are under one key, so that it can
+    make every answer from one question, and one image then moves the count by as many as were
+    asked about: :meth:`malicious_epsilon` is the ε that is left. What all images of a node have in
+    common. Whether the node answers at all, and when.
 
     Parameters
     ----------
     epsilon : float
-        ε of one report.
+        ε of one report, against a server that follows the protocol.
     total_epsilon : float
-        ε of all reports together; once one more would pass it, the node declines. Their ledger is
-        ``report-ledger.jsonl`` in the node's folder.
+        ε of all reports together, against such a server; once one more would pass it, the node
+        declines. Their ledger is ``report-ledger.jsonl`` in the node's folder.
     delta : float
         δ of both.
     """
@@ -87,6 +99,14 @@ class NoisedAccuracy:
     def noise(self) -> float:
         """The standard deviation of the noise, in answers."""
         return _noise(self.epsilon, self.delta)
+
+    def malicious_epsilon(self, images: int) -> float:
+        """ε of one report on so many images, whatever the server sends; δ is ``delta``.
+
+        No image moves a count of them by more than all of them.
+        """
+        moved = whole("images", images, least=1)
+        return epsilon([GaussianRelease(self.noise / moved, Full())], delta=self.delta)
 
     @property
     def _budget(self) -> Budget:
@@ -119,7 +139,7 @@ class NoisedAccuracy:
         """
         with Ledger.open(folder / _LEDGER, population=_POPULATION) as ledger:
             self._allow(ledger)
-            ledger.append(self._event, run=name, round=0)
+            ledger.append(self._event, run=f"{name}, {_CHARGED}", round=0)
         noisy = np.array([right], dtype=np.int64)
         add_rounded_gaussian(noisy, sigma=self.noise, randomness=SystemRandomness())
         return int(noisy[0]) / asked

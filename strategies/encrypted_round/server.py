@@ -56,12 +56,13 @@ class EncryptedRound:
     sends garbage, too much, or nothing harms nobody else: the console shows each kind of fault
     once, the node gets the reason why its questions are refused, the operator's log who it was.
 
-    **Assumptions.** The server follows the protocol. Each node protects its report from the
+    **Assumptions.** The server follows the protocol. Each node protects its report from such a
     server by noise of its own.
 
     **Not covered.** A server that answers as it likes: its answers need not be the model's, and
-    reports on chosen answers are an oracle for the encrypted data, as narrow as the nodes' noise
-    makes it. How long the round took.
+    reports on chosen answers are an oracle for the encrypted data. Then one image can decide every
+    answer to its node, and the node's noise hides it far less
+    (``NoisedAccuracy.malicious_epsilon``). How long the round took.
 
     Parameters
     ----------

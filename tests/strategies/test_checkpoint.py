@@ -27,6 +27,7 @@ from strategies import (
 )
 from strategies.checkpoint import Checkpoint
 from strategies.errors import CheckpointError, SpentBudgetError
+from strategies.progress import RoundProgress
 from tests.strategies.federation import (
     STEP,
     answer,
@@ -271,6 +272,26 @@ def test_an_unfinished_run_is_not_begun_anew_unasked(tmp_path: Path) -> None:
     assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 3]
     # It is finished now: another run with these settings is a second one.
     private(tmp_path, checkpointing=Checkpointing(path)).start(STEP, model(), num_rounds=3)
+
+
+def test_an_interrupted_run_is_not_overwritten_by_one_of_fewer_rounds(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+
+    def interrupt(progress: RoundProgress) -> None:
+        if progress.round == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        private(tmp_path, checkpointing=Checkpointing(path), on_round=interrupt).start(
+            STEP, model(), num_rounds=4
+        )
+    kept, paid = path.read_bytes(), spent(tmp_path)
+    for fewer in (1, 2):
+        with pytest.raises(CheckpointError, match="holds round 2 of 4 "):
+            private(tmp_path, checkpointing=Checkpointing(path)).start(
+                STEP, model(), num_rounds=fewer
+            )
+    assert (path.read_bytes(), spent(tmp_path)) == (kept, paid)
 
 
 class _Watching(Checkpointing):

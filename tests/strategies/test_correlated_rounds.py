@@ -393,6 +393,36 @@ def test_a_run_that_ends_early_says_that_its_secret_is_left(
     assert f"{file} is left for a run that goes on" in caplog.text
 
 
+def test_a_start_for_fewer_rounds_than_were_planned_leaves_the_past_noise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Interrupted with a checkpoint of round 5 of 9; nothing is played before the last start."""
+    interrupted(tmp_path, 6)
+    file = secret_file(tmp_path / "checkpoint")
+    for fewer in (3, 5):
+        caplog.clear()
+        banded(tmp_path).start(Asked(), model((SIZE,)), num_rounds=fewer)
+        assert file.exists()
+        assert f"{file} is left for a run that goes on" in caplog.text
+    banded(tmp_path).start(Asked(), model((SIZE,)), num_rounds=9)
+    assert "New noise" not in caplog.text
+    assert len({event.instance for event in paid(tmp_path)}) == 1
+    assert not file.exists()
+
+
+def test_a_finished_run_that_was_killed_before_it_forgot_is_ended_by_the_next_start(
+    tmp_path: Path,
+) -> None:
+    strategy = banded(tmp_path)
+    strategy._finished = raise_killed  # type: ignore[method-assign]
+    with pytest.raises(KilledError):
+        strategy.start(Asked(), model((SIZE,)), num_rounds=5)
+    strategy._privacy_budget.ledger.close()
+    assert secret_file(tmp_path / "checkpoint").exists()
+    banded(tmp_path).start(Asked(), model((SIZE,)), num_rounds=5)
+    assert not secret_file(tmp_path / "checkpoint").exists()
+
+
 def test_the_same_list_is_known_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupted(tmp_path, 6, population=people(0))
     banded(tmp_path, population=people(0)).start(Asked(), model((SIZE,)), num_rounds=9)

@@ -2,12 +2,16 @@
 
 import contextlib
 import json
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +22,10 @@ from safetensors.torch import save_file
 from flower_app.__main__ import main
 from flower_app.commands.ask_shared import ask_workers
 from flower_app.data import load_dataset
+from flower_app.errors import CommandFailedError
 from flower_app.models.build import build_model
-from flower_app.shared.folders import PartyFolder
+from flower_app.shared.folders import NAMES, PartyFolder, write_secret
+from flower_app.shared.session import begin_session
 from flower_app.tasks import build_for, read_task
 from privacy.shared_inference import Address, DataOwner, RemoteWorkers
 from privacy.shared_inference.errors import LinkError, MaterialError
@@ -174,6 +180,96 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(
         given[2] = str(session / "digit.npy")
     assert main(given) == 1
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (["--days", "10000000"], "--days is 10000000; give 1 to 36,525"),
+        (["--days", "0"], "--days is 0"),
+        (["--alice", "klinik-münchen.example"], "host is 'klinik-münchen.example'; give a name"),
+        (["--bob", "bob.example:7442"], "host is 'bob.example:7442'; give a name"),
+        (["--bob", ""], "host is ''; give a name"),
+    ],
+)
+def test_a_session_that_cannot_begin_leaves_nothing_behind(
+    mistake: list[str],
+    words: str,
+    session: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begin = ["provider", "begin", str(session / "plan"), str(tmp_path)]
+    assert main([*begin, *mistake]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err
+    assert len(output.err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+    assert main([*begin, "--alice", "xn--klinik-mnchen-0ob.example", "--bob", "::1"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in parts(session)}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in parts(tmp_path))
+
+
+def parts(folder: Path) -> list[Path]:
+    """What `provider begin` makes in the provider's folder."""
+    return [folder / name for name in (*NAMES.values(), "plan", "state")]
+
+
+@pytest.mark.parametrize("there", ["plan", "bob", "state"])
+def test_what_is_in_the_providers_folder_is_left_alone(
+    there: str, session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / there).write_text("mine")
+    assert main(["provider", "begin", str(session / "plan"), str(tmp_path)]) == 1
+    assert "give another folder" in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk that is full: what would make a file larger is refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_no_part_of_a_session(session: Path, tmp_path: Path) -> None:
+    plan = PartyFolder(session).plan()
+    sizes = sorted({path.stat().st_size for path in session.glob("**/*") if path.is_file()})
+    begin = partial(begin_session, plan, tmp_path, alice="a", bob="b", lifetime=timedelta(days=1))
+    for size in (0, *sizes[:4]):
+        with files_of_at_most(size), pytest.raises(CommandFailedError, match="too large"):
+            begin()
+        assert not list(tmp_path.iterdir())
+    with files_of_at_most(1000), pytest.raises(CommandFailedError, match="cannot be written"):
+        write_secret(tmp_path / "secret", bytes(1001))
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_shares_of_a_model_are_written_or_none(
+    session: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "model-owner"
+    shutil.copytree(session / "model-owner", own)
+    (own / "alice.model").unlink()
+    share = ["share", "model", str(session.parent), str(own)]
+    assert main(share) == 1
+    assert "bob.model cannot be written: File exists" in capsys.readouterr().err
+    assert not (own / "alice.model").exists()
+    (own / "bob.model").unlink()
+    assert main(share) == 0
+
+
+def test_a_worker_listens_on_ipv6(session: Path) -> None:
+    with started("bob", session, "--listen", "[::1]:0") as (_, bobs):
+        address = Address.parse(bobs)
+        assert address.host == "::1"
+        with socket.create_connection((address.host, address.port), timeout=30):
+            pass
 
 
 def test_the_same_material_is_refused_to_two_processes(

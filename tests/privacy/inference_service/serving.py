@@ -42,11 +42,13 @@ X = np.random.default_rng(0).uniform(-1, 1, (4, 8))
 
 
 @contextlib.contextmanager
-def serve_command(served: Path) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
+def serve_command(
+    served: Path, *options: str
+) -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
     """A running ``serve``, and the arguments of ``ask`` that it prints."""
     command = [sys.executable, "-m", "flower_app", "serve", str(served), "--port", "0"]
     with subprocess.Popen(
-        [*command, "--workers", "1"],
+        [*command, "--workers", "1", *options],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,14 @@ from flower_app.data import encode
 from flower_app.models.build import build_model
 from privacy.inference import compile_model
 from privacy.inference.errors import PlanRefusedError
-from privacy.inference_service import KeyFile, OwnerSession, TokenFile
-from tests.privacy.inference_service.serving import CONTRACT, Service, X, serve_command
+from privacy.inference_service import KeyFile, OwnerSession, ServiceClient, TokenFile
+from tests.privacy.inference_service.serving import (
+    CONTRACT,
+    Service,
+    X,
+    serve_command,
+    small_model,
+)
 from tests.privacy.test_tls_files import WRONG_PAIRS, tls_files
 
 ROOT = Path(__file__).parents[3]
@@ -208,6 +215,22 @@ def test_serve_starts_only_if_callers_are_kept_out(
 ) -> None:
     assert main(["serve", str(results), *arguments]) == 1
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "localhost"), ("127.0.0.2", "127.0.0.2"), ("::1", "[::1]")],
+)
+def test_the_printed_address_is_listened_on_and_in_the_certificate(
+    host: str, url: str, tmp_path: Path
+) -> None:
+    small_model().save(tmp_path / "model")
+    with serve_command(tmp_path / "model", "--host", host) as (_, ask):
+        option = dict(pairwise(ask))
+        assert re.fullmatch(rf"https://{re.escape(url)}:\d+", ask[1])
+        token = Path(option["--token-file"]).read_text()
+        with ServiceClient(ask[1], token=token, ca=option["--ca"]) as client:
+            assert client.plan(CONTRACT).input_shape == CONTRACT.input_shape
 
 
 @pytest.mark.parametrize(("certificate", "key", "words"), WRONG_PAIRS)

@@ -1,15 +1,21 @@
 """Tokens for so many hours and questions, and links that hold them."""
 
 import asyncio
+import inspect
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
+from filelock import FileLock
 
 from flower_app.__main__ import main
-from privacy.inference_service import ServiceClient, TokenFile
+from privacy.inference import InputContract
+from privacy.inference_service import Page, ServiceClient, TokenFile
 from privacy.inference_service.errors import ServiceError, TokenFileError
+from privacy.inference_service.page import add_page
 from privacy.inference_service.questions import Questions
 from privacy.inference_service.tokens import Caller
 from tests.privacy.inference_service.serving import Clock, Service
@@ -94,6 +100,42 @@ def test_a_question_that_fails_is_not_counted_and_none_is_asked_twice(tmp_path: 
         file.write_text(content)
         with pytest.raises(TokenFileError, match="not a file of counts"):
             Questions(file).asked(guest)
+
+
+def test_others_are_served_while_a_question_waits_to_be_given_back(tmp_path: Path) -> None:
+    file, guest = tmp_path / "questions", Caller("guest", "owner", "id", questions=1)
+    elsewhere = FileLock(f"{file}.lock", thread_local=False)  # of another service
+    too_late = threading.Timer(20, elsewhere.release)
+
+    async def asked() -> None:
+        questions, fails = Questions(file), asyncio.Event()
+
+        async def fail() -> None:
+            async with questions.one_of(guest):
+                elsewhere.acquire()
+                too_late.start()
+                fails.set()
+                raise OSError("lost")
+
+        question = asyncio.create_task(fail())
+        await fails.wait()
+        assert elsewhere.is_locked, "nothing else ran until the other service was done"
+        elsewhere.release()
+        with pytest.raises(OSError, match="lost"):
+            await question
+        assert questions.asked(guest) == 0
+
+    try:
+        asyncio.run(asked())
+    finally:
+        too_late.cancel()
+
+
+def test_a_copy_of_the_page_is_made_in_a_thread() -> None:
+    app = FastAPI()
+    add_page(app, Page("Ask", InputContract((8,), (-1.0, 1.0), classes=3), "numbers"), copies=True)
+    (made,) = [route.endpoint for route in app.routes if getattr(route, "name", "") == "copy"]
+    assert not inspect.iscoroutinefunction(made)
 
 
 @pytest.mark.parametrize(
