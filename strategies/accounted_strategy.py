@@ -335,6 +335,9 @@ class AccountedStrategy(Strategy):
         BudgetError
             If the first round with the noise multiplier given, or all rounds with any noise, do
             not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
+        LedgerBusyError
+            If the ledger is held by another run, be it one of this strategy in another thread;
+            that run goes on.
         NoUsableReplyError
             If no reply was ever usable. Under secure aggregation, where that shows after clients
             were asked to train and the round is paid, ``privacy.stopped`` is the reason instead.
@@ -342,9 +345,8 @@ class AccountedStrategy(Strategy):
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
-        again = self._privacy_budget.ledger.closed  # by an earlier start, played or refused
-        with self._privacy_budget.reopened(self._read_checkpoint):
-            if again:
+        with self._privacy_budget.held(self._read_checkpoint) as again:
+            if again:  # an earlier start, played or refused, has closed it
                 self._begin()
             if self._resumed is None:
                 self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)

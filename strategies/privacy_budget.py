@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from privacy.accounting import (
     Accountant,
@@ -20,7 +22,7 @@ from privacy.accounting import (
     read_ledger,
 )
 from privacy.accounting.composition import Events, count_events
-from privacy.accounting.errors import LedgerError
+from privacy.accounting.errors import LedgerBusyError, LedgerError
 
 
 class PrivacyBudget:
@@ -66,6 +68,7 @@ class PrivacyBudget:
         self.budget = budget
         self._private = private
         self.reserved = tuple(reserved)
+        self._playing = Lock()  # of the run that uses this object, in whatever thread
         self.ledger = self._open(at_least)
 
     def _open(self, at_least: Callable[[], Position | None]) -> Ledger:
@@ -81,11 +84,26 @@ class PrivacyBudget:
                 f"the ledger {self._path} cannot be opened: {error.strerror}; nothing was begun"
             ) from error
 
-    def reopened(self, at_least: Callable[[], Position | None]) -> Ledger:
-        """The ledger, opened again if it was closed; it must hold the record ``at_least()``."""
-        if self.ledger.closed:
-            self.ledger = self._open(at_least)
-        return self.ledger
+    @contextmanager
+    def held(self, at_least: Callable[[], Position | None]) -> Iterator[bool]:
+        """The ledger is this run's alone in the block, and closed after it.
+
+        Gives whether it was closed before, and so was opened again; it must hold the record
+        ``at_least()`` then. A ``LedgerBusyError`` where another run uses this object.
+        """
+        if not self._playing.acquire(blocking=False):
+            raise LedgerBusyError(
+                f"the ledger {self._path} is held by another run, of this same strategy; wait for "
+                "it to end"
+            )
+        try:
+            again = self.ledger.closed
+            if again:
+                self.ledger = self._open(at_least)
+            with self.ledger:
+                yield again
+        finally:
+            self._playing.release()
 
     @property
     def limited(self) -> bool:
