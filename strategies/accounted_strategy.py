@@ -192,7 +192,7 @@ class AccountedStrategy(Strategy):
 
     @property
     def epsilon_by_round(self) -> dict[int, float]:
-        """ε after each round of this run."""
+        """ε after each round that this run paid."""
         return self._run.state.epsilon_by_round
 
     @property
@@ -236,10 +236,11 @@ class AccountedStrategy(Strategy):
         if not current.gather(replies):
             run.stop_unpaid(server_round)
             return None, None
-        due = self._cost(schema.size).training(self.noise_multiplier) if current.is_paid else []
-        self._privacy_budget.pay(due, run=run.state.name, number=server_round)
+        if current.is_paid:
+            due = self._cost(schema.size).training(self.noise_multiplier)
+            self._privacy_budget.pay(due, run=run.state.name, number=server_round)
+            self.epsilon_by_round[server_round] = self.epsilon()
         outcome = current.release()
-        self.epsilon_by_round[server_round] = self.epsilon()
         if not outcome.opened:
             run.note_unopened(server_round, self._unopened_words)
         if outcome.in_vain:

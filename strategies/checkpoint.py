@@ -279,7 +279,7 @@ class RunState:
     average : list of ndarray
         The average of the iterates, where one is kept, in single precision at least.
     epsilon_by_round : dict of int to float
-        ε after each round.
+        ε after each round that was paid.
     aborted : list of int
         The rounds whose sum was not opened, under secure aggregation.
     stopped : str or None

@@ -40,7 +40,8 @@ class SecureAggregationReport:
         The share of δ charged for each round, opened or not, because one client's presence can
         decide whether it opens; it follows from ``dropout_probability``.
     aborted_rounds : tuple of int
-        The rounds that opened nothing and left the model as it was; each was paid.
+        The rounds that opened nothing and left the model as it was. Each round of clients was paid;
+        of silos, those in ``epsilon_by_round``.
     """
 
     server: str
@@ -88,7 +89,8 @@ class PrivacyReport:
     stopped : str or None
         Why the run ended before its last round, if it did.
     epsilon_by_round : dict of int to float
-        ε after each round.
+        ε after each round that was paid. A step of silos is not where none of them was asked for
+        its sum.
     secure_aggregation : SecureAggregationReport or None
         None if the server saw each update.
     epsilon_without_amplification : float
@@ -160,7 +162,9 @@ class PrivacyReport:
         document["epsilon_by_observer"] = {
             observer: _finite(value) for observer, value in self.epsilon_by_observer.items()
         }
-        document["epsilon_by_round"] = [_finite(value) for value in self.epsilon_by_round.values()]
+        document["epsilon_by_round"] = {
+            str(number): _finite(value) for number, value in self.epsilon_by_round.items()
+        }
         return document
 
 

@@ -249,9 +249,11 @@ class Run:
             on_server = _evaluate_here(given.evaluate_fn, number, result.arrays, result)
             if given.evaluate_fn is None or on_server is not None:
                 records = [r for r in (metrics, evaluated, on_server) if r is not None]
-                epsilon = self.state.epsilon_by_round[number]
+                epsilon = self.state.epsilon_by_round.get(number)
                 shown = "".join(f", {dict(record)}" for record in records)
-                spent = f"ε = {epsilon:.4g} at δ = {self._delta:g}"
+                spent = "not paid"
+                if epsilon is not None:
+                    spent = f"ε = {epsilon:.4g} at δ = {self._delta:g}"
                 log(INFO, "round %d/%d: %s%s", number, last, spent, shown)
             self._observe(
                 number, arrays, began, train=metrics, evaluate=evaluated, server=on_server

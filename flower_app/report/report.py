@@ -31,7 +31,8 @@ def write_report(
     """Write ``report.html``, self-contained, from the run's JSON files and its pictures by name."""
     has_silos = config["mode"] == "silos"
     level = metrics["privacy"]["record_level" if has_silos else "client_level"]
-    spent = [value for value in level["epsilon_by_round"] if value is not None]
+    by_round = level["epsilon_by_round"].items()
+    spent = [(int(number), value) for number, value in by_round if value is not None]
     total = level["epsilon"]
     unit = protected_unit(metrics["task"], has_silos=has_silos)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
@@ -230,13 +231,13 @@ def epsilon_alternatives(
     }
 
 
-def _some(spent: Sequence[float], most: int = 16) -> list[tuple[int, float]]:
-    """At most ``most`` of the rounds, evenly spaced, with the last."""
+def _some(spent: Sequence[tuple[int, float]], most: int = 16) -> list[tuple[int, float]]:
+    """At most ``most`` of the rounds that were paid, evenly spaced, with the last."""
     step = max(1, -(-len(spent) // most))
-    shown = list(range(step, len(spent) + 1, step))
-    if spent and (not shown or shown[-1] != len(spent)):
-        shown.append(len(spent))
-    return [(number, spent[number - 1]) for number in shown]
+    shown = [*spent[step - 1 :: step]]
+    if spent and (not shown or shown[-1] != spent[-1]):
+        shown.append(spent[-1])
+    return shown
 
 
 def _logistic(value: float) -> float:

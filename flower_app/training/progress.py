@@ -97,6 +97,7 @@ class ProgressLogger:
                 self._is_latest = True
                 self.folder.become_latest()
             if number > 0:
+                paid = strategy.epsilon_by_round
                 log(
                     INFO,
                     "%s %3d/%d   validation accuracy %5.2f %%   ε %.3f of %g%s",
@@ -104,7 +105,7 @@ class ProgressLogger:
                     number,
                     self.settings.rounds,
                     100 * self.accuracy[number],
-                    strategy.epsilon_by_round.get(number, float("nan")),
+                    paid[number] if number in paid else strategy.epsilon(),  # a step without cost
                     self.settings.epsilon,
                     self._time_left.after(number, time.perf_counter()),
                 )

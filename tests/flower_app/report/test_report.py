@@ -112,6 +112,14 @@ def test_what_it_means_follows_from_epsilon(small_run: Run, tmp_path: Path) -> N
     assert "little protection" in page_of(small_run, tmp_path, epsilon=6.0)
 
 
+def test_a_round_that_was_not_paid_is_not_in_the_table(small_run: Run, tmp_path: Path) -> None:
+    page = page_of(small_run, tmp_path, epsilon_by_round={"2": 0.25, "4": 0.5})
+    rows = re.findall(
+        r'<tr><td class="number">(\d+)</td>\s*<td class="number">([\d.]+)</td></tr>', page
+    )
+    assert rows == [("2", "0.2500"), ("4", "0.5000")]
+
+
 def test_a_run_that_is_not_private_says_so(small_run: Run, tmp_path: Path) -> None:
     page = page_of(
         small_run,
@@ -119,7 +127,7 @@ def test_a_run_that_is_not_private_says_so(small_run: Run, tmp_path: Path) -> No
         private=False,
         epsilon=None,
         noise_multiplier=None,
-        epsilon_by_round=[],
+        epsilon_by_round={},
         rounds=0,
         encrypted=None,
     )

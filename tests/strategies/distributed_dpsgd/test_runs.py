@@ -19,6 +19,7 @@ from privacy.training import DataPolicy, Persons
 from strategies import Checkpointing, InProcessGrid, Population, ServerAdam, ServerSGD
 from strategies.distributed_dpsgd import LocalEvaluation
 from strategies.errors import BudgetError, CheckpointError, NoUsableReplyError
+from strategies.progress import RoundProgress
 from tests.strategies.distributed_dpsgd.silos import (
     CLASSES,
     FEATURES,
@@ -401,13 +402,37 @@ def test_below_the_fewest_silos_nothing_is_opened_and_the_run_ends(
 ) -> None:
     """Only where silos were asked for their sums does a step cost anything."""
     wire = Wire(silo_app(), 4, cut=missing(2, 3, of=stage))
-    result = strategy_of(tmp_path).start(wire, initial(), num_rounds=9)
+    told: list[RoundProgress] = []
+    result = strategy_of(tmp_path, on_round=told.append).start(wire, initial(), num_rounds=9)
     assert result.privacy is not None
+    assert result.privacy.rounds == len(result.privacy.epsilon_by_round) == len(told) == paid
     assert "steps 1 to 5 opened nothing: fewer silos than 3" in str(result.privacy.stopped)
     assert result.privacy.secure_aggregation is not None
     assert result.privacy.secure_aggregation.aborted_rounds == (1, 2, 3, 4, 5)
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == paid
     assert not vector(result.arrays).any()
+
+
+def test_a_step_that_was_not_paid_is_said_to_be_none(tmp_path: Path, console: list[str]) -> None:
+    cut = missing(2, 3, of="INVITATION")
+    lost: set[int] = set()
+
+    def in_the_first_step(message: Message) -> bool:
+        node = message.metadata.dst_node_id
+        first = cut(message) and node not in lost
+        return first and not lost.add(node)  # type: ignore[func-returns-value]
+
+    told: list[RoundProgress] = []
+    strategy = strategy_of(tmp_path, on_round=told.append)
+    report = strategy.start(
+        Wire(silo_app(), 4, cut=in_the_first_step), initial(), num_rounds=3
+    ).privacy
+    assert report is not None
+    assert [record.round for record in read_ledger(tmp_path / "ledger.jsonl").records] == [2, 3]
+    assert [progress.round for progress in told] == [2, 3]
+    assert report.rounds == 2
+    assert list(report.as_dict()["epsilon_by_round"]) == ["2", "3"]
+    assert any(line.endswith("round 1/3: not paid") for line in console)
 
 
 # A run that goes on -----------------------------------------------------------------------------
