@@ -265,6 +265,9 @@ class AccountedStrategy(Strategy):
     def check_budget(self, num_rounds: int, parameters: int) -> list[str]:
         """Refuse a run that ``start`` would refuse for its budget, and spend nothing.
 
+        It is asked of the run that a ``start`` now would begin or go on with, and of all that the
+        ledger holds by now; a run that this strategy has played or is playing stays as it is.
+
         Parameters
         ----------
         num_rounds : int
@@ -278,7 +281,10 @@ class AccountedStrategy(Strategy):
         """
         rounds = arguments.whole("num_rounds", num_rounds, least=1)
         size = arguments.whole("parameters", parameters, least=1)
-        return self._settled_noise(rounds, size)[1]
+        anew = copy.copy(self)
+        anew._read_checkpoint()
+        anew._begin()
+        return anew._settled_noise(rounds, size)[1]
 
     def _settled_noise(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
         """The noise multiplier of the run, and warnings."""
@@ -335,6 +341,9 @@ class AccountedStrategy(Strategy):
         BudgetError
             If the first round with the noise multiplier given, or all rounds with any noise, do
             not fit the budget; nothing was spent. ``SpentBudgetError`` if earlier runs are why.
+        LedgerBusyError
+            If the ledger is held by another run, be it one of this strategy in another thread;
+            that run goes on.
         NoUsableReplyError
             If no reply was ever usable. Under secure aggregation, where that shows after clients
             were asked to train and the round is paid, ``privacy.stopped`` is the reason instead.
@@ -342,9 +351,8 @@ class AccountedStrategy(Strategy):
         given = StartArguments(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )
-        again = self._privacy_budget.ledger.closed  # by an earlier start, played or refused
-        with self._privacy_budget.reopened(self._read_checkpoint):
-            if again:
+        with self._privacy_budget.held(self._read_checkpoint) as again:
+            if again:  # an earlier start, played or refused, has closed it
                 self._begin()
             if self._resumed is None:
                 self.checkpointing.refuse_unfinished(self._settings(), given.num_rounds)
@@ -397,7 +405,7 @@ class AccountedStrategy(Strategy):
     def _keep(self, number: int, arrays: ArrayRecord) -> None:
         rows = self._noise_rows()
         if (path := self.checkpointing.path) is not None:
-            position = self._privacy_budget.ledger.position
+            position = self._privacy_budget.paid.position
             self._run.state.save(
                 Path(path),
                 number,

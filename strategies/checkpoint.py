@@ -277,7 +277,7 @@ class RunState:
     name : str
         The run's name in the ledger.
     average : list of ndarray
-        The average of the iterates, where one is kept.
+        The average of the iterates, where one is kept, in single precision at least.
     epsilon_by_round : dict of int to float
         ε after each round.
     aborted : list of int
@@ -314,14 +314,18 @@ class RunState:
             return arrays
         schema = ModelSchema(arrays)
         if not self.average:
-            self.average = [np.array(a) for a in schema.arrays]
+            self.average = [_wide(a) for a in schema.arrays]
         for average, a in zip(self.average, schema.arrays, strict=True):
             average += (1 - decay) * (a - average)
-        return schema.record(self.average)
+        return self._average_like(schema)
 
     def latest_average(self, arrays: ArrayRecord) -> ArrayRecord:
         """The average as it stands; the model itself where there is none."""
-        return ModelSchema(arrays).record(self.average) if self.average else arrays
+        return self._average_like(ModelSchema(arrays)) if self.average else arrays
+
+    def _average_like(self, schema: ModelSchema) -> ArrayRecord:
+        pairs = zip(self.average, schema.arrays, strict=True)
+        return schema.record([average.astype(a.dtype) for average, a in pairs])
 
     def save(
         self,
@@ -388,7 +392,7 @@ class RunState:
         self.name, self.noise_multiplier = checkpoint.run, checkpoint.noise_multiplier
         self.optimizer.load_state_dict(checkpoint.slot("optimizer"))
         average = checkpoint.slot("average")
-        self.average = [average[str(i)] for i in range(len(average))]
+        self.average = [_wide(average[str(i)]) for i in range(len(average))]
         if isinstance(self.clipping, AdaptiveClipping):
             self.clipping.norm = float(checkpoint.slot("clipping")["norm"][0])
         privacy = checkpoint.slot("privacy")
@@ -407,6 +411,11 @@ class RunState:
         if self.average and [array.shape for array in self.average] != averaged:
             raise CheckpointError("the checkpoint's average is of another model")
         return restored
+
+
+def _wide(array: Vector) -> Vector:
+    """A copy to add small steps to: half precision rounds a step of 1/1000 away."""
+    return np.array(array, dtype=np.result_type(array, np.float32))
 
 
 def settings_text(settings: Mapping[str, object]) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -16,9 +17,10 @@ from privacy.files import remove_leftovers, write_durably
 
 
 class Ledger(Payments):
-    """The ledger of one population, held by one process at a time.
+    """The ledger of one population, held by one object of one process at a time.
 
-    Use :meth:`open`, and close it (or use it as a context manager).
+    Use :meth:`open`, and close it (or use it as a context manager), in whatever thread; threads
+    may share it.
 
     Notes
     -----
@@ -38,6 +40,7 @@ class Ledger(Payments):
         self._path = path
         self._text = text
         self._lock = lock
+        self._turn = Lock()  # of a thread that appends or closes
 
     @classmethod
     def open(
@@ -67,12 +70,12 @@ class Ledger(Payments):
             Where a checkpoint stood; the file must contain it. A function is called once nobody
             else can write the ledger: what it reads belongs to the ledger as it stands.
         timeout : float
-            For how many seconds to wait if another process has it open.
+            For how many seconds to wait if it is open elsewhere.
 
         Raises
         ------
         LedgerBusyError
-            If another process has it open.
+            If it is open elsewhere: in another process, or by another call in this one.
         LedgerError
             If the file is damaged (the line is named), belongs to another population, adjacency
             or unit, or does not contain ``at_least``.
@@ -84,7 +87,8 @@ class Ledger(Payments):
         file = Path(path).resolve()
         if not file.parent.is_dir():
             raise LedgerError(f"the folder of the ledger {file} does not exist; create it first")
-        lock = FileLock(str(file) + ".lock")
+        # Of the object, not of the thread that opens it: another may append and close.
+        lock = FileLock(str(file) + ".lock", thread_local=False)
         try:
             lock.acquire(timeout=timeout)
         except Timeout:
@@ -164,20 +168,22 @@ class Ledger(Payments):
             If it cannot be written; nothing has been appended then, or it is on disk and may
             be paid without having been used.
         """
-        longer = self._text.plus(event, run=run, round=round, released=released)
-        if not self._lock.is_locked:
-            raise LedgerError(f"the ledger {self._path} is closed; open it again")
-        if self._path.stat().st_size != len(self._text.content):
-            raise LedgerError(
-                f"the ledger {self._path} was changed while this run held it; find out by whom"
-            )
-        write_durably(self._path, longer.content)
-        self._text = longer
-        return longer.contents.records[-1]
+        with self._turn:
+            longer = self._text.plus(event, run=run, round=round, released=released)
+            if not self._lock.is_locked:
+                raise LedgerError(f"the ledger {self._path} is closed; open it again")
+            if self._path.stat().st_size != len(self._text.content):
+                raise LedgerError(
+                    f"the ledger {self._path} was changed while this run held it; find out by whom"
+                )
+            write_durably(self._path, longer.content)
+            self._text = longer
+            return longer.contents.records[-1]
 
     def close(self) -> None:
-        """Let another run have the ledger."""
-        self._lock.release()
+        """Let another run have the ledger, once what is being appended is there."""
+        with self._turn:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -40,7 +40,7 @@ class StoredKeys:
 class KeyFile:
     """Secret keys in a file that only its owner can read, encrypted under a passphrase.
 
-    AES-256-GCM under a key from scrypt (RFC 7914; N = 2^17, r = 8, p = 1). One process at a time
+    AES-256-GCM under a key from scrypt (RFC 7914; N = 2^17, r = 8, p = 1). One session at a time
     may use the file: use it as a context manager.
 
     **Guarantee.** Whoever gets the file learns nothing of the keys without the passphrase, and
@@ -52,7 +52,7 @@ class KeyFile:
     queries whose numbers it has seen. Memory of the running process.
 
     The file need not exist yet. A passphrase that is empty or no text, and a file or folder that
-    cannot be used, raise :class:`KeyFileError`; a file that another process uses
+    cannot be used, raise :class:`KeyFileError`; a file that is in use elsewhere
     :class:`KeyFileInUseError` on entry.
     """
 
@@ -70,23 +70,28 @@ class KeyFile:
             ) from None
         self._salt = secrets.token_bytes(16)
         self._cipher: AESGCM | None = None
-        self._lock = FileLock(f"{path}.lock", timeout=0, mode=0o600)
+        self._lock: FileLock | None = None
 
     def __enter__(self) -> Self:
+        # One for each time that it is entered, so that they exclude each other; and not of this
+        # thread: another may leave.
+        lock = FileLock(f"{self._path}.lock", mode=0o600, thread_local=False)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock.acquire()
+            lock.acquire(timeout=0)
         except Timeout as error:
             remedy = "wait for it, or use another file, or one-time keys"
-            raise KeyFileInUseError(f"another process uses {self._path}; {remedy}") from error
+            raise KeyFileInUseError(f"another session uses {self._path}; {remedy}") from error
         except OSError as error:
             raise KeyFileError(
                 f"{self._path} cannot be used: {error.strerror}; name a file in a folder of yours"
             ) from error
+        self._lock = lock
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def load(self) -> StoredKeys | None:
         """The saved keys; None if there are none.

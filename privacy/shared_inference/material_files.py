@@ -242,12 +242,14 @@ class MaterialStore(Closing):
                 self._lock.release()
 
     def _open(self, folder: Path) -> None:
-        self._lock = FileLock(folder / "lock")
+        self._lock = FileLock(folder / "lock", thread_local=False)  # another thread may close it
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise MaterialError(f"another process uses the material in {folder}; end it") from None
+            raise MaterialError(
+                f"another worker or data owner uses the material in {folder}; end it"
+            ) from None
         except OSError as error:
             raise MaterialError(f"{folder} cannot be used: {error.strerror}") from error
         try:

@@ -372,7 +372,7 @@ class DistributedDPSGD(AccountedStrategy):
             query=query,
         )
         due, name, run = [request.event(1)], "statistics", self._run
-        with self._privacy_budget.reopened(self._read_checkpoint):
+        with self._privacy_budget.held(self._read_checkpoint):
             if not self._privacy_budget.affordable(due):
                 raise BudgetError(
                     f"statistics would pass {self._privacy_budget}; nobody was asked. Give a "

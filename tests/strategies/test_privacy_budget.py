@@ -1,7 +1,9 @@
 """What is spent is written down, never under-stated, and never more than the budget."""
 
+import asyncio
 import json
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,7 @@ from strategies import (
     Checkpointing,
 )
 from strategies.checkpoint import Checkpoint
+from strategies.progress import RoundProgress
 from tests.strategies.federation import STEP, answer, ask, model, noiseless, private, spent
 
 
@@ -79,7 +82,7 @@ def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
         assert not current._sum._released
         raise OSError(28, "No space left on device")
 
-    strategy._privacy_budget.ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    strategy._privacy_budget._ledger.append = full_disk  # type: ignore[method-assign,assignment]
     replies = [answer(message, model()) for message in asked.values()]
     with pytest.raises(OSError, match="No space"):
         strategy.aggregate_train(1, replies)
@@ -125,6 +128,37 @@ def test_one_run_at_a_time_holds_the_ledger(tmp_path: Path) -> None:
     holder.start(STEP, model(), num_rounds=1)
     private(tmp_path).start(STEP, model(), num_rounds=1)
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
+
+
+def test_a_strategy_is_started_in_another_thread_than_it_was_made_in(tmp_path: Path) -> None:
+    strategy = private(tmp_path)
+    asyncio.run(asyncio.to_thread(strategy.start, STEP, model(), num_rounds=2))
+    strategy.start(STEP, model(), num_rounds=1)
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 3
+
+
+def test_a_second_start_meanwhile_is_told_of_the_first_which_goes_on(tmp_path: Path) -> None:
+    tried, refused = [], []
+
+    def start_again(_: RoundProgress) -> None:
+        for thread in (asyncio.to_thread, _here):
+            if len(tried) == 4:  # where it is not refused, this is called by it as well
+                return
+            tried.append(thread)
+            with pytest.raises(LedgerBusyError, match="another run, of this same strategy"):
+                asyncio.run(thread(strategy.start, STEP, model(), num_rounds=1))
+            refused.append(thread)
+
+    strategy = private(tmp_path, on_round=start_again)
+    result = strategy.start(STEP, model(), num_rounds=2)
+    assert len(refused) == 4
+    assert result.privacy is not None
+    assert result.privacy.rounds == 2
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
+
+
+async def _here(function: Callable[..., Any], *args: Any, **kw: Any) -> None:
+    function(*args, **kw)
 
 
 def test_another_population_cannot_use_the_ledger(tmp_path: Path) -> None:

@@ -278,12 +278,12 @@ def test_the_same_material_is_refused_to_two_processes(
     own = PartyFolder(session / "data-owner")
     owner = DataOwner(own.plan(), own.letter(), own.material)
     with contextlib.closing(owner):
-        with pytest.raises(MaterialError, match="another process"):
+        with pytest.raises(MaterialError, match="another worker or data owner"):
             DataOwner(own.plan(), own.letter(), own.material)
         (session / "digit.npy").touch()
         asked = ["ask", "a:1,b:2", str(session / "digit.npy"), "--shared", str(own.path)]
         assert main(asked) == 1
-        assert "another process uses the material" in capsys.readouterr().err
+        assert "another worker or data owner uses the material" in capsys.readouterr().err
 
 
 def test_folders_are_taken_from_where_the_command_is_started(

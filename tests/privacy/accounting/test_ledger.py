@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,9 @@ from privacy.accounting import (
     epsilon,
     read_ledger,
 )
+from privacy.accounting import ledger as ledger_module
 from privacy.accounting.errors import LedgerBusyError, LedgerError
+from privacy.files import write_durably
 
 ROUND = GaussianRelease(1.2, Poisson(120 / 3383))
 DELTA = 1e-5
@@ -214,6 +217,50 @@ def test_two_runs_cannot_hold_it_at_once(path):
         pass
     with pytest.raises(LedgerError, match="closed; open it again"):
         ledger.append(ROUND, run="a", round=0)
+
+
+def test_it_belongs_to_its_object_whatever_thread_uses_it(path):
+    ledger = Ledger.open(path, population="p")
+    with ThreadPoolExecutor(1) as elsewhere:
+        assert not elsewhere.submit(lambda: ledger.closed).result()
+        elsewhere.submit(ledger.append, ROUND, run="a", round=1).result()
+        busy = elsewhere.submit(Ledger.open, path, population="p").exception()
+        assert isinstance(busy, LedgerBusyError)
+        elsewhere.submit(ledger.close).result()
+    assert ledger.closed
+    filled(path, rounds=1)
+    assert len(read_ledger(path).records) == 2
+
+
+def test_threads_that_share_it_append_one_after_the_other(path):
+    with Ledger.open(path, population="p") as ledger, ThreadPoolExecutor(4) as threads:
+        appended = [threads.submit(ledger.append, ROUND, run="a", round=n) for n in range(40)]
+        digests = {each.result().digest for each in appended}
+    assert {record.digest for record in read_ledger(path).records} == digests
+    assert len(digests) == 40
+
+
+def test_what_is_being_appended_is_there_before_it_is_closed(path, monkeypatch):
+    """Otherwise the next holder's payments would be overwritten."""
+    writing, close = threading.Event(), threading.Event()
+
+    def slowly(*args):
+        writing.set()
+        assert close.wait(60)
+        write_durably(*args)
+
+    with ThreadPoolExecutor(2) as threads:
+        ledger = Ledger.open(path, population="p")
+        monkeypatch.setattr(ledger_module, "write_durably", slowly)
+        appending = threads.submit(ledger.append, ROUND, run="a", round=1)
+        assert writing.wait(60)
+        closing = threads.submit(ledger.close)
+        with pytest.raises(LedgerBusyError):
+            Ledger.open(path, population="p", timeout=0.2)
+        close.set()
+        appending.result()
+        closing.result()
+    assert len(read_ledger(path).records) == 1
 
 
 def test_a_ledger_of_something_else_is_refused(path):

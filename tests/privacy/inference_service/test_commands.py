@@ -144,7 +144,7 @@ def test_the_printed_command_asks_and_prints_classes_only(
     (usual,) = (tmp_path / "bloomseal" / "keys").glob("*.keys")
     with KeyFile(usual, "correct horse"):
         assert main([*ask, "--keys", str(usual)]) == 1
-        assert "another process uses" in capsys.readouterr().err
+        assert "another session uses" in capsys.readouterr().err
         assert main([*ask, "--json"]) == 0
         output = capsys.readouterr()
     assert [json.loads(line)["classes"] for line in output.out.splitlines()] == [[x] for x in right]

@@ -1,13 +1,19 @@
 """Tokens and secret keys on disk."""
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from privacy.inference import DataOwner
 from privacy.inference_service import KeyFile, OwnerSession, ServiceClient, TokenFile
-from privacy.inference_service.errors import KeyFileError, ServiceError, TokenFileError
+from privacy.inference_service.errors import (
+    KeyFileError,
+    KeyFileInUseError,
+    ServiceError,
+    TokenFileError,
+)
 from privacy.inference_service.key_file import StoredKeys
 from tests.privacy.inference_service.serving import CONTRACT, Service, X, small_model
 
@@ -70,7 +76,7 @@ def test_what_lies_on_disk_is_ciphertext(tmp_path: Path) -> None:
         file.load()
     with KeyFile(path, "correct horse") as file:
         assert file.load() == StoredKeys("name", "digest", state)
-        with pytest.raises(KeyFileError, match="another process"), KeyFile(path, "correct horse"):
+        with pytest.raises(KeyFileError, match="another session"), KeyFile(path, "correct horse"):
             pass
         path.chmod(0o644)
         with pytest.raises(KeyFileError, match="chmod 600"):
@@ -99,3 +105,16 @@ def test_tokens_are_kept_as_hashes_and_taken_back_at_once(tmp_path: Path) -> Non
     path.chmod(0o640)
     with pytest.raises(TokenFileError, match="chmod 600"):
         running.caller(other)
+
+
+def test_a_file_is_entered_in_one_thread_and_left_in_another(tmp_path: Path) -> None:
+    path = tmp_path / "owner.keys"
+    file = KeyFile(path, "correct horse")
+    with ThreadPoolExecutor(1) as elsewhere:
+        file.__enter__()
+        for other in (file, KeyFile(path, "correct horse")):
+            busy = elsewhere.submit(other.__enter__).exception()
+            assert isinstance(busy, KeyFileInUseError)
+        elsewhere.submit(file.__exit__, None, None, None).result()
+    with KeyFile(path, "correct horse"):
+        pass

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from privacy.shared_inference import (
     DataOwner,
+    MaterialStore,
     Party,
     Plan,
     Provider,
@@ -210,7 +212,7 @@ def test_a_worker_that_died_loses_what_it_had_begun_and_uses_nothing_twice(
 
     plan, letter = compiled.plan, here.provider.letter
     models = share_model(compiled, letter(Party.MODEL_OWNER))
-    with pytest.raises(MaterialError, match="another process"):
+    with pytest.raises(MaterialError, match="another worker or data owner"):
         Worker(plan, letter(Party.ALICE), models[0], tmp_path / "ALICE")
     lock = here.alice.material._lock
     assert lock is not None
@@ -255,6 +257,19 @@ def test_bundles_are_removed_when_they_are_spent(compiled: SharedModel, tmp_path
 
 def _dies(*_: object) -> None:
     raise MemoryError
+
+
+def test_material_is_let_go_by_another_thread_than_took_it(tmp_path: Path) -> None:
+    def opened() -> MaterialStore:
+        return MaterialStore(Party.ALICE, bytes(16), bytes(32), 8, tmp_path)
+
+    store = opened()
+    with ThreadPoolExecutor(1) as elsewhere:
+        busy = elsewhere.submit(opened).exception()
+        assert isinstance(busy, MaterialError)
+        assert "another worker or data owner" in str(busy)
+        elsewhere.submit(store.close).result()
+    opened().close()
 
 
 def test_a_provider_deals_no_number_twice(

@@ -203,7 +203,7 @@ def test_a_round_is_paid_before_a_share_is_opened(tmp_path: Path) -> None:
     def full_disk(*args: Any, **kw: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    strategy._privacy_budget.ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    strategy._privacy_budget._ledger.append = full_disk  # type: ignore[method-assign,assignment]
     with pytest.raises(OSError, match="No space"):
         strategy.start(wire, model((9,)), num_rounds=1)
     kinds = {asked(message) for message in wire.requests}
@@ -431,7 +431,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path) -> None:
     first = strategy_of(tmp_path / "masked", NODES, 9, secure(), checkpointing=Checkpointing(kept))
     first.start(wire, model((9,)), num_rounds=1)
     # Round 2 comes as far as its keys, and the server dies.
-    with first._privacy_budget.reopened(first._read_checkpoint):
+    with first._privacy_budget.held(first._read_checkpoint):
         assert list(first.configure_train(2, model((9,)), ConfigRecord(), wire))
     again = strategy_of(
         tmp_path / "masked",
