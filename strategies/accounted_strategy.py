@@ -281,6 +281,9 @@ class AccountedStrategy(Strategy):
     def check_budget(self, num_rounds: int, parameters: int) -> list[str]:
         """Refuse a run that ``start`` would refuse for its budget, and spend nothing.
 
+        It is asked of the run that a ``start`` now would begin or go on with, and of all that the
+        ledger holds by now; a run that this strategy has played or is playing stays as it is.
+
         Parameters
         ----------
         num_rounds : int
@@ -294,7 +297,10 @@ class AccountedStrategy(Strategy):
         """
         rounds = arguments.whole("num_rounds", num_rounds, least=1)
         size = arguments.whole("parameters", parameters, least=1)
-        return self._settled_noise(rounds, size)[1]
+        anew = copy.copy(self)
+        anew._read_checkpoint()
+        anew._begin()
+        return anew._settled_noise(rounds, size)[1]
 
     def _settled_noise(self, num_rounds: int, parameters: int) -> tuple[float, list[str]]:
         """The noise multiplier of the run, and warnings."""
@@ -415,7 +421,7 @@ class AccountedStrategy(Strategy):
     def _keep(self, number: int, arrays: ArrayRecord) -> None:
         rows = self._noise_rows()
         if (path := self.checkpointing.path) is not None:
-            position = self._privacy_budget.ledger.position
+            position = self._privacy_budget.paid.position
             self._run.state.save(
                 Path(path),
                 number,

@@ -24,7 +24,7 @@ def log_settings(
         *budget_lines(budget, state),
         f"│\t├── Clipping: {state.clipping}",
         f"│\t├── Mechanism: {setup.mechanism.name}",
-        f"│\t└── Ledger: {budget.ledger.path}",
+        f"│\t└── Ledger: {budget.path}",
         f"├──> Sampling: {setup.sampling} of a population of {setup.population}",
         f"├──> Weights: {setup.weighting}",
         f"├──> Secure aggregation: {masked}",

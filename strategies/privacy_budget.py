@@ -60,7 +60,7 @@ class PrivacyBudget:
         at_least: Callable[[], Position | None],
         reserved: Sequence[Event] = (),
     ) -> None:
-        self._path = path
+        self.path = path
         self._population = population if private else f"{population} (seeded: not private)"
         self.adjacency = adjacency
         self.accountant: Accountant = accountant
@@ -69,19 +69,19 @@ class PrivacyBudget:
         self._private = private
         self.reserved = tuple(reserved)
         self._playing = Lock()  # of the run that uses this object, in whatever thread
-        self.ledger = self._open(at_least)
+        self._ledger = self._open(at_least)
 
     def _open(self, at_least: Callable[[], Position | None]) -> Ledger:
         try:
             return Ledger.open(
-                self._path,
+                self.path,
                 population=self._population,
                 adjacency=self.adjacency,
                 at_least=at_least,
             )
         except OSError as error:
             raise LedgerError(
-                f"the ledger {self._path} cannot be opened: {error.strerror}; nothing was begun"
+                f"the ledger {self.path} cannot be opened: {error.strerror}; nothing was begun"
             ) from error
 
     @contextmanager
@@ -93,14 +93,14 @@ class PrivacyBudget:
         """
         if not self._playing.acquire(blocking=False):
             raise LedgerBusyError(
-                f"the ledger {self._path} is held by another run, of this same strategy; wait for "
+                f"the ledger {self.path} is held by another run, of this same strategy; wait for "
                 "it to end"
             )
         try:
-            again = self.ledger.closed
+            again = self._ledger.closed
             if again:
-                self.ledger = self._open(at_least)
-            with self.ledger:
+                self._ledger = self._open(at_least)
+            with self._ledger:
                 yield again
         finally:
             self._playing.release()
@@ -116,8 +116,11 @@ class PrivacyBudget:
 
     @property
     def paid(self) -> Ledger | LedgerContents:
-        """All payments by now, those of other runs since this one closed the ledger included."""
-        return read_ledger(self.ledger.path) if self.ledger.closed else self.ledger
+        """All payments by now, those of other runs since this one closed the ledger included.
+
+        Whatever is asked of this object is told of these.
+        """
+        return read_ledger(self.path) if self._ledger.closed else self._ledger
 
     def epsilon(self) -> float:
         """ε of all payments of this population so far, over all runs; ∞ where seeded."""
@@ -151,7 +154,7 @@ class PrivacyBudget:
 
     def epsilon_with(self, due: Events) -> float:
         """ε of everything paid so far, with these events and what is reserved."""
-        return self._together([record.event for record in self.ledger.records], due)
+        return self._together([record.event for record in self.paid.records], due)
 
     def rounds_affordable(self, due: Callable[[int], Events], most: int) -> int:
         """The number of rounds that still fit the budget, up to ``most``.
@@ -195,11 +198,11 @@ class PrivacyBudget:
         """
         try:
             for event in events:
-                self.ledger.append(event, run=run, round=number)
+                self._ledger.append(event, run=run, round=number)
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror}: the ledger {self._path} cannot be written, so round {number} "
+                f"{error.strerror}: the ledger {self.path} cannot be written, so round {number} "
                 "was not released. Make room if the disk is full, and resume from the checkpoint",
             ) from error
 
@@ -231,7 +234,7 @@ class PrivacyBudget:
                 budget=self.budget,
                 accountant=self.accountant,
                 release=release,
-                spent=count_events(record.event for record in self.ledger.records)
+                spent=count_events(record.event for record in self.paid.records)
                 + count_events(besides)
                 + count_events(self.reserved),
             )

@@ -144,7 +144,7 @@ def _calibrated(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> tuple[fl
             f"no noise is enough for {_rounds(rounds)} within {budget}{_of_which(taken)}. "
             f"The run was not begun: {'; or '.join(remedies)}"
         )
-    if not budget.ledger.records:
+    if not budget.paid.records:
         return z, []
 
     def bought_alone(times: float) -> bool:
@@ -195,7 +195,7 @@ def _check_rounds(
     remedies = _noise_needed(budget, cost, rounds) or others
     if math.isfinite(needed):
         remedies.append(f"raise budget.epsilon to {_rounded_up(needed)} or more")
-    if budget.ledger.records and _OWN_LEDGER not in remedies:
+    if budget.paid.records and _OWN_LEDGER not in remedies:
         remedies.append(_OWN_LEDGER)
     raise _refusal(budget)(
         f"{given} not one round fits {budget}{_of_which(taken)}: the first would bring ε to "
@@ -224,7 +224,7 @@ def _drowning(cost: RoundCost, z: float, rounds: int) -> list[str]:
 
 
 def _refusal(budget: PrivacyBudget) -> type[BudgetError]:
-    return SpentBudgetError if budget.ledger.records else BudgetError
+    return SpentBudgetError if budget.paid.records else BudgetError
 
 
 def _beside_training(
@@ -243,7 +243,7 @@ def _beside_training(
         reserved = budget.cost(budget.reserved)
         taken.append(f"what is reserved for after training takes ε = {reserved:.6g}")
         remedies.append("reserve less")
-    if budget.ledger.records:
+    if budget.paid.records:
         taken.append(_paid(budget))
         remedies.append(_OWN_LEDGER)
     return taken, remedies
@@ -260,7 +260,7 @@ def _noise_needed(budget: PrivacyBudget, cost: RoundCost, rounds: int) -> list[s
 
 
 def _paid(budget: PrivacyBudget) -> str:
-    return f"earlier runs on the ledger {budget.ledger.path} have paid ε = {budget.epsilon():.6g}"
+    return f"earlier runs on the ledger {budget.path} have paid ε = {budget.epsilon():.6g}"
 
 
 def _of_which(taken: list[str]) -> str:

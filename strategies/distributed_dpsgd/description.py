@@ -15,7 +15,7 @@ def log_settings(setup: StepSetup, budget: PrivacyBudget, state: RunState) -> No
             "too:",
             *budget_lines(budget, state),
             f"│\t├── Clipping: a {setup.unit}'s gradient to {state.clipping.norm:g}",
-            f"│\t└── Ledger: {budget.ledger.path}; each silo keeps its own",
+            f"│\t└── Ledger: {budget.path}; each silo keeps its own",
             f"├──> A step: each of about {setup.persons:,} {setup.unit}s with probability "
             f"{setup.sampling_rate:g}",
             f"├──> Silos: {setup.silos}; each ClientApp needs answer_silo",

@@ -176,7 +176,7 @@ class MaskedRounds(EveryoneInEveryRound):
                 self._drawn,
                 rounds=-(-rounds // self._groups) * self._groups,
                 delta=budget.budget.delta,
-                paid=[record.event for record in budget.ledger.records],
+                paid=[record.event for record in budget.paid.records],
             )
 
     def open(

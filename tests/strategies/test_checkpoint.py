@@ -426,7 +426,7 @@ def test_a_round_played_again_is_paid_again(tmp_path: Path) -> None:
         strategy, [answer(m, model()) for m in asked.values()], 2
     )  # released, and then the process dies before its checkpoint
     before = spent(tmp_path)
-    strategy._privacy_budget.ledger.close()
+    strategy._privacy_budget._ledger.close()
     private(tmp_path, checkpointing=Checkpointing(resume=path)).start(STEP, model(), num_rounds=2)
     assert [r.round for r in read_ledger(tmp_path / "ledger.jsonl").records] == [1, 2, 2]
     assert spent(tmp_path) > before

@@ -198,7 +198,7 @@ def interrupted(
     strategy.aggregate_train = failing  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         strategy.start(grid, model((SIZE,)), num_rounds=rounds)
-    strategy._privacy_budget.ledger.close()
+    strategy._privacy_budget._ledger.close()
     return grid
 
 
@@ -235,7 +235,7 @@ def test_noise_that_the_model_holds_is_taken_back_after_a_crash(
     strategy._keep = keep  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         strategy.start(grid_of(30), model((size,)), num_rounds=9)
-    strategy._privacy_budget.ledger.close()
+    strategy._privacy_budget._ledger.close()
     resumed = banded(tmp_path, mechanism=mechanism)
     more = steps(resumed)
     resumed.start(grid_of(30), model((size,)), num_rounds=9)
@@ -337,7 +337,7 @@ def test_killed_at_a_step_and_resumed(
             assert fatal
         else:
             assert not fatal
-        strategy._privacy_budget.ledger.close()
+        strategy._privacy_budget._ledger.close()
         for (_, cohort), nodes in zip(asked[begun:], grid.cohorts, strict=False):
             cohort |= nodes
     events = paid(tmp_path)
@@ -725,6 +725,20 @@ def test_noise_that_is_taken_back_drowns_nothing(bands: int, drowned: bool, tmp_
     )
     warnings = strategy.check_budget(20, round((1.3 * 7.5) ** 2 * 20))
     assert any("drowns" in warning for warning in warnings) == drowned
+
+
+def test_check_budget_counts_rows_of_a_new_run_and_not_those_of_the_run_before(
+    tmp_path: Path,
+) -> None:
+    strategy = banded(
+        tmp_path, noise_multiplier=3.0, budget=Budget(6.0, 1e-5), checkpointing=Checkpointing()
+    )
+    strategy.start(Asked(), model((SIZE,)), num_rounds=3)
+    warnings = strategy.check_budget(400, SIZE)
+    (fitting,) = [w for w in warnings if "rounds fit what is left" in w]
+    report = strategy.start(Asked(), model((SIZE,)), num_rounds=400).privacy
+    assert report is not None
+    assert f"only {report.rounds} of 400 rounds" in fitting
 
 
 def test_a_listed_population_keeps_its_groups_when_nodes_register_again(tmp_path: Path) -> None:

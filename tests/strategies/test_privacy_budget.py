@@ -82,7 +82,7 @@ def test_a_round_is_paid_before_its_sum_exists(tmp_path: Path) -> None:
         assert not current._sum._released
         raise OSError(28, "No space left on device")
 
-    strategy._privacy_budget.ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    strategy._privacy_budget._ledger.append = full_disk  # type: ignore[method-assign,assignment]
     replies = [answer(message, model()) for message in asked.values()]
     with pytest.raises(OSError, match="No space"):
         strategy.aggregate_train(1, replies)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
 
 from privacy.accounting import (
     AdditiveDelta,
@@ -19,11 +21,15 @@ from privacy.accounting import (
 from strategies import (
     Budget,
     Checkpointing,
+    DPFedAvg,
+    InProcessGrid,
     Metrics,
     NoisedMetrics,
 )
-from strategies.errors import SpentBudgetError
-from tests.strategies.federation import STEP, model, private, refused, spent
+from strategies.errors import BudgetError, SpentBudgetError
+from strategies.model_schema import ModelSchema
+from strategies.progress import RoundProgress
+from tests.strategies.federation import STEP, answer, model, private, refused, spent
 
 
 def test_the_noise_is_calibrated_for_what_is_left(tmp_path: Path) -> None:
@@ -174,3 +180,67 @@ def test_rounds_that_do_not_all_fit_are_warned_of_at_the_start(
     )
     assert any("only 3 of 9 rounds fit" in line for line in told)
     assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 3
+
+
+def asked_first(strategy: DPFedAvg, rounds: int) -> str:
+    """The refusal of ``check_budget``, which is that of ``start``, word for word."""
+    with pytest.raises(BudgetError) as told:
+        strategy.check_budget(rounds, ModelSchema(model()).size)
+    assert str(told.value) == str(refused(strategy, rounds=rounds))
+    return str(told.value)
+
+
+@pytest.mark.parametrize("z", [2.0, None])
+def test_check_budget_counts_what_another_run_has_paid_since(
+    z: float | None, tmp_path: Path
+) -> None:
+    strategy = private(tmp_path, noise_multiplier=z, budget=Budget(4.0, 1e-5))
+    strategy.start(STEP, model(), num_rounds=1)
+    other = private(tmp_path, noise_multiplier=1.0, budget=Budget(12.0, 1e-5))
+    other.start(STEP, model(), num_rounds=3)
+    assert "earlier runs on the ledger" in asked_first(strategy, 1)
+
+
+def test_check_budget_calibrates_for_the_run_that_start_would_begin(tmp_path: Path) -> None:
+    """Not with the noise of the run before, whose report stays."""
+    strategy = private(tmp_path, noise_multiplier=None, budget=Budget(4.0, 1e-5))
+    report = strategy.start(STEP, model(), num_rounds=3).privacy
+    with pytest.raises(SpentBudgetError):
+        strategy.check_budget(3, 3)
+    assert strategy.report() == report
+    assert "more than 10 times the noise of a first run" in asked_first(strategy, 3)
+
+
+def test_check_budget_during_a_run_is_of_another_one(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def ask(progress: RoundProgress) -> None:
+        if progress.round == 1:
+            asked.extend(strategy.check_budget(2, 3) or ["it would begin"])
+
+    strategy = private(
+        tmp_path, noise_multiplier=None, budget=Budget(4.0, 1e-5), on_round=ask, clipping=0.1
+    )
+    report = strategy.start(STEP, model(), num_rounds=2).privacy
+    assert asked
+    assert not any("rounds fit what is left" in words for words in asked)  # of this run's noise
+    assert report is not None
+    assert list(report.epsilon_by_round) == [1, 2]
+
+
+def test_check_budget_counts_evaluations_that_the_run_before_gave_up(tmp_path: Path) -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer(message, message.content["arrays"])
+
+    noised = NoisedMetrics(ranges={"loss": (0.0, 1.0)}, noise_multiplier=1.5)
+    strategy = private(
+        tmp_path, budget=Budget(4.0, 1e-5), metrics=Metrics(evaluate=noised, fraction_evaluate=1.0)
+    )
+    strategy.start(InProcessGrid(app, 4), model(), num_rounds=2)
+    assert len(read_ledger(tmp_path / "ledger.jsonl").records) == 2
+    other = private(tmp_path, noise_multiplier=1.5, budget=Budget(9.0, 1e-5))
+    other.start(STEP, model(), num_rounds=1)
+    assert "metrics.evaluate (noise_multiplier 1.5, in 1 round) takes" in asked_first(strategy, 1)

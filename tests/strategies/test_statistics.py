@@ -118,7 +118,7 @@ def test_the_estimate_is_unbiased_and_shrinks_with_dropout(
     grid = grid_of(population)
     away = np.random.default_rng()  # the world's randomness, not the mechanism's
     # The ledger is not what is tested, and a thousand fsyncs are slow.
-    strategy._privacy_budget.ledger.append = lambda *a, **k: None  # type: ignore[method-assign,assignment,return-value]
+    strategy._privacy_budget._ledger.append = lambda *a, **k: None  # type: ignore[method-assign,assignment,return-value]
     estimates = []
     arrays = model((1,))
     for number in range(1, rounds + 1):

@@ -203,7 +203,7 @@ def test_a_round_is_paid_before_a_share_is_opened(tmp_path: Path) -> None:
     def full_disk(*args: Any, **kw: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    strategy._privacy_budget.ledger.append = full_disk  # type: ignore[method-assign,assignment]
+    strategy._privacy_budget._ledger.append = full_disk  # type: ignore[method-assign,assignment]
     with pytest.raises(OSError, match="No space"):
         strategy.start(wire, model((9,)), num_rounds=1)
     kinds = {asked(message) for message in wire.requests}
