@@ -85,7 +85,8 @@ def policy() -> Target:
     """A data owner's policy."""
     path = _file()
     good = b'dataset = "ward-7"\nmax-epsilon = 3.0\nmax-delta = 1e-5\nunit = "person"\n'
-    more = b'ledger = "/tmp/ledger"\nmin-silos = 3\ncolluders = 1\nanswer-seconds = 5.0\n'
+    more = b"min-silos = 3\ncolluders = 1\nanswer-seconds = 5.0\n"
+    more += f'ledger = "{path.parent / "ledger"}"\n'.encode()
 
     def read(content: bytes) -> None:
         DataPolicy.load(_written(path, content))

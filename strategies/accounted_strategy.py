@@ -253,6 +253,22 @@ class AccountedStrategy(Strategy):
         stepped = self.optimizer.step(schema.arrays, outcome.update)
         return schema.record(stepped), outcome.metrics
 
+    def _is_evaluated(self, server_round: int) -> bool:
+        """Whether clients evaluate after this round: it is due, and still fits the budget.
+
+        ``start`` asks where one is due alone; another driver of the hooks may ask at any time.
+        """
+        run, cost = self._run, self._evaluation_cost()
+        if not run.evaluates or run.has_ended() or server_round % cost.every:
+            return False
+        if cost.events and not self._privacy_budget.affordable(cost.events):
+            run.faults.once(
+                f"round {server_round}, evaluate: it would pass {self._privacy_budget}. Nobody is "
+                "asked, and nothing is paid for it."
+            )
+            return False
+        return True
+
     def _content(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
         config["server-round"] = server_round
         return RecordDict({self.record_keys.arrays: arrays, self.record_keys.config: config})

@@ -321,7 +321,7 @@ class DPFedAvg(AccountedStrategy):
         """Draw who evaluates; nobody by default, nor once the budget is spent."""
         self._evaluate_round = None
         sampling, run = self.metrics.sampling, self._run
-        if sampling is None or not run.evaluates or run.has_ended():
+        if sampling is None or not self._is_evaluated(server_round):
             return []
         nodes, _ = run.draw(f"round {server_round}, evaluate", sampling, grid)
         self._evaluate_round = EvaluateRound(server_round, self._setup, run)

@@ -272,10 +272,10 @@ class DistributedDPSGD(AccountedStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask the silos for their right answers, if there is an evaluation."""
+        """Ask the silos for their right answers, where an evaluation is due and affordable."""
         self._evaluate_step = None
         request, run = self._accuracy(), self._run
-        if request is None or run.has_ended():
+        if request is None or not self._is_evaluated(server_round):
             return []
         nodes, drawn = run.draw(f"step {server_round}, evaluation", Full(), grid)
         if run.has_ended():
