@@ -417,7 +417,6 @@ def test_a_finished_run_that_was_killed_before_it_forgot_is_ended_by_the_next_st
     strategy._finished = raise_killed  # type: ignore[method-assign]
     with pytest.raises(KilledError):
         strategy.start(Asked(), model((SIZE,)), num_rounds=5)
-    strategy._privacy_budget.ledger.close()
     assert secret_file(tmp_path / "checkpoint").exists()
     banded(tmp_path).start(Asked(), model((SIZE,)), num_rounds=5)
     assert not secret_file(tmp_path / "checkpoint").exists()
